@@ -1,0 +1,1 @@
+"""ssl_audio: self-supervised audio pre-training."""

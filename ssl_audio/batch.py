@@ -1,0 +1,83 @@
+"""What flows between data, encoders and tokenizers, and the length arithmetic they share.
+
+Axes: B clips, S samples, T frames, D channels, N codebooks. Time is dim 1, features are the last
+dim; ``lengths`` are int64 counts of valid entries along dim 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE_HZ = 16_000
+SPEECH, AUDIO = 0, 1  # AudioBatch.domains
+IGNORE_CODE = -100  # a position without a target
+
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOutput:
+    """``frames`` (B, T, D), ``lengths`` (B,), ``hidden_states`` num_layers + 1 tensors (B, T, D)."""
+
+    frames: Tensor
+    lengths: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """``codes`` (B, T, N) int64 and ``lengths`` (B,); padding holds ``IGNORE_CODE``."""
+
+    codes: Tensor
+    lengths: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> Tokens:
+        return Tokens(self.codes.to(*args, **kwargs), self.lengths.to(*args, **kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBatch:
+    """One padded micro-batch of mono 16 kHz clips.
+
+    Attributes:
+        waveforms: (B, S) float32 in [-1, 1], zeros after each clip's end.
+        lengths: (B,) int64, valid samples.
+        domains: (B,) int64, ``SPEECH`` or ``AUDIO``.
+        sample_index: (B,) int64, the clip's position in the run's data plan. No two draws of a run
+            share it, so randomness seeded with it does not depend on ranks or accumulation.
+        ids: one name per clip, for messages.
+        codes: stored teacher tokens by teacher name (``tokens=stored``), else empty.
+    """
+
+    waveforms: Tensor
+    lengths: Tensor
+    domains: Tensor
+    sample_index: Tensor
+    ids: tuple[str, ...]
+    codes: dict[str, Tokens] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.waveforms.shape[0]
+
+    def to(self, *args: Any, **kwargs: Any) -> AudioBatch:
+        return replace(
+            self,
+            waveforms=self.waveforms.to(*args, **kwargs),
+            lengths=self.lengths.to(*args, **kwargs),
+            domains=self.domains.to(*args, **kwargs),
+            sample_index=self.sample_index.to(*args, **kwargs),
+            codes={name: tokens.to(*args, **kwargs) for name, tokens in self.codes.items()},
+        )
+
+
+def valid_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """(B, max_length) bool, True where the position lies before the clip's end."""
+    return torch.arange(max_length, device=lengths.device) < lengths[:, None]
+
+
+def full_lengths(x: Tensor) -> Tensor:
+    """(B,) int64 lengths for a batch without padding, ``x`` (B, T, ...)."""
+    return torch.full((x.shape[0],), x.shape[1], dtype=torch.int64, device=x.device)
