@@ -20,7 +20,7 @@ IGNORE_CODE = -100  # a position without a target
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
-    """``frames`` (B, T, D), ``lengths`` (B,), ``hidden_states`` num_layers + 1 tensors (B, T, D)."""
+    """``frames`` (B, T, D), ``lengths`` (B,), ``hidden_states`` num_layers + 1 of (B, T, D)."""
 
     frames: Tensor
     lengths: Tensor
