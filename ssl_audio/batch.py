@@ -50,6 +50,8 @@ class AudioBatch:
             share it, so randomness seeded with it does not depend on ranks or accumulation.
         ids: one name per clip, for messages.
         codes: stored teacher tokens by teacher name (``tokens=stored``), else empty.
+        host_lengths: ``lengths`` on the CPU, kept when the batch moves, for drawing masks without
+            waiting for the device. ``sample_index`` stays on the CPU for the same reason.
     """
 
     waveforms: Tensor
@@ -58,6 +60,7 @@ class AudioBatch:
     sample_index: Tensor
     ids: tuple[str, ...]
     codes: dict[str, Tokens] = field(default_factory=dict)
+    host_lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return self.waveforms.shape[0]
@@ -68,8 +71,8 @@ class AudioBatch:
             waveforms=self.waveforms.to(*args, **kwargs),
             lengths=self.lengths.to(*args, **kwargs),
             domains=self.domains.to(*args, **kwargs),
-            sample_index=self.sample_index.to(*args, **kwargs),
             codes={name: tokens.to(*args, **kwargs) for name, tokens in self.codes.items()},
+            host_lengths=self.lengths if self.host_lengths is None else self.host_lengths,
         )
 
 
