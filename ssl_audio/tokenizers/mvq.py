@@ -122,14 +122,22 @@ class MultiCodebookQuantizer(nn.Module):
         quantizer.load_state_dict(tensors)
         return quantizer
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of all arithmetic: float32, or float64 in a float64 module."""
+        return torch.promote_types(self.centers.dtype, torch.float32)
+
     def scaled_centers(self) -> Tensor:
         """C (N, K, D), what codes stand for."""
-        return (SCALE_SPEED * self.centers_scale).exp() * self.centers
+        centers = self.centers.to(self._dtype)
+        return (SCALE_SPEED * self.centers_scale.to(self._dtype)).exp() * centers
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) to the classifier's (..., N, K)."""
-        scaled = (SCALE_SPEED * self.logits_scale).exp() * x
-        return self.to_logits(scaled).unflatten(-1, (self.num_codebooks, self.codebook_size))
+        scaled = (SCALE_SPEED * self.logits_scale.to(self._dtype)).exp() * x.to(self._dtype)
+        weight, bias = self.to_logits.weight.to(self._dtype), self.to_logits.bias.to(self._dtype)
+        logits = F.linear(scaled, weight, bias)
+        return logits.unflatten(-1, (self.num_codebooks, self.codebook_size))
 
     def data_mean(self) -> Tensor:
         """(D,): the reconstruction if all codes are equally likely, without gradient."""
@@ -155,7 +163,7 @@ class MultiCodebookQuantizer(nn.Module):
         """
         self._check_frames(x)
         with full_float32():
-            frames = x.reshape(-1, self.dim).to(self.centers.dtype)
+            frames = x.reshape(-1, self.dim).to(self._dtype)
             if not frames.isfinite().all():
                 raise ValueError("frames to quantize hold NaN or infinite values")
             tables = self._search_tables() if refine_iters else None
@@ -177,8 +185,9 @@ class MultiCodebookQuantizer(nn.Module):
         offsets = torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
         rows = (codes.long() + offsets).reshape(-1, self.num_codebooks)
         # embedding_bag rather than indexing: the (frames, N, D) vectors are never built.
-        summed = F.embedding_bag(rows, self.centers.flatten(0, 1), mode="sum")
-        return ((SCALE_SPEED * self.centers_scale).exp() * summed).view(*codes.shape[:-1], self.dim)
+        summed = F.embedding_bag(rows, self.centers.to(self._dtype).flatten(0, 1), mode="sum")
+        scale = (SCALE_SPEED * self.centers_scale.to(self._dtype)).exp()
+        return (scale * summed).view(*codes.shape[:-1], self.dim)
 
     def compute_loss(self, x: Tensor, refine_iters: int = 0) -> QuantizerLosses:
         """Losses of frames (..., D) for the codes found with ``refine_iters`` iterations.
@@ -187,7 +196,7 @@ class MultiCodebookQuantizer(nn.Module):
         """
         self._check_frames(x)
         with full_float32():
-            frames = x.reshape(-1, self.dim).to(self.centers.dtype)
+            frames = x.reshape(-1, self.dim).to(self._dtype)
             logits = self.logits(frames)
             codes = self._codes_for_loss(frames, logits.detach(), refine_iters)
             error = (self.decode(codes) - frames).square().sum()

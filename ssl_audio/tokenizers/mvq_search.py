@@ -153,7 +153,7 @@ def _scan_backend(backend: Backend, x: Tensor) -> Callable[..., Tensor] | None:
         if backend == "auto":
             return None
         raise ValueError(
-            f"backend='numba' needs numba ({error}): pip install ssl-audio[fast], or backend='torch'"
+            f"backend='numba': {error}; pip install ssl-audio[fast] or use backend='torch'"
         ) from error
     if x.device.type != "cpu":
         raise ValueError(f"backend='numba' runs on the CPU, frames are on {x.device}; use 'torch'")
