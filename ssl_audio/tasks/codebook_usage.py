@@ -23,6 +23,6 @@ def codebook_usage(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 def codebook_perplexity(counts: Tensor) -> Tensor:
-    """exp(entropy) per codebook (N,), 1 .. K, from ``counts`` (N, K); 1 where nothing was counted."""
+    """exp(entropy) per codebook (N,), 1 .. K, from counts (N, K); 1 where nothing was counted."""
     shares = counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)
     return torch.special.entr(shares).sum(-1).exp()
