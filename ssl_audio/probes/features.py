@@ -1,0 +1,251 @@
+"""The one way from audio to probe features: decode once, pool every layer over every span.
+
+Axes: B clips, S samples, T frames, D channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ssl_audio import audio
+from ssl_audio.probes.sources import FrameSource
+from ssl_audio.probes.suite import Example, Pooling, ProbeClip, ProbeSuite, ProbeTask, Span
+
+
+@dataclass(frozen=True, slots=True)
+class PooledFeatures:
+    """Rows of pooled features for the spans of a suite.
+
+    Attributes:
+        tables: per pooling and layer, (rows, D), or (rows, 2 D) with means before deviations.
+        rows: row of each span in the tables of its pooling; spans that failed are absent.
+    """
+
+    tables: Mapping[Pooling, Mapping[str, Tensor]]
+    rows: Mapping[Span, int]
+
+    def select(
+        self, task: ProbeTask, examples: Sequence[Example]
+    ) -> tuple[list[Example], dict[str, Tensor]]:
+        """The examples whose features exist and, per layer, their rows (N, D') in that order.
+
+        Segments get the logarithm of their duration in seconds as a last column.
+        """
+        present = [example for example in examples if task.span(example) in self.rows]
+        index = torch.tensor([self.rows[task.span(e)] for e in present], dtype=torch.int64)
+        layers = {name: table[index] for name, table in self.tables[task.pooling].items()}
+        if task.unit == "segment":
+            durations = [max(1e-3, (e.end_sec or 0.0) - e.start_sec) for e in present]
+            column = torch.tensor(durations, dtype=torch.float32).log()[:, None]
+            layers = {name: torch.cat([rows, column], dim=1) for name, rows in layers.items()}
+        return present, layers
+
+
+def pooled_features(
+    sources: Mapping[str, FrameSource],
+    suite: ProbeSuite,
+    *,
+    batch_sec: float,
+    max_clip_sec: float,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[dict[str, PooledFeatures], list[str]]:
+    """Features of every span of the suite for every source, decoding each clip once.
+
+    Args:
+        sources: by name.
+        suite: the tasks.
+        batch_sec: padded seconds in a batch; halved where an accelerator runs out of memory.
+        max_clip_sec: clips are cut to this; spans that start behind it are left out.
+        on_progress: called with the fraction that is done.
+
+    Returns:
+        Features by source name, and one line for each clip or span that was left out.
+    """
+    spans_of: dict[str, list[Span]] = defaultdict(list)
+    for span in suite.spans():
+        if span.start_sec < max_clip_sec:
+            spans_of[span.clip].append(span)
+    clips = [clip for name, clip in suite.clips.items() if spans_of[name]]
+    collected = {name: _Collector(source) for name, source in sources.items()}
+    failures: list[str] = []
+    done = 0
+    for batch in read_batches(clips, batch_sec=batch_sec, max_clip_sec=max_clip_sec):
+        failures += batch.failures
+        if batch.clips:
+            spans = [spans_of[clip.id] for clip in batch.clips]
+            for collector in collected.values():
+                collector.add(batch.waveforms, batch.lengths, spans)
+        done += len(batch.clips) + len(batch.failures)
+        if on_progress is not None:
+            on_progress(done / len(clips))
+    features = {name: collector.finish() for name, collector in collected.items()}
+    failures += sorted({line for collector in collected.values() for line in collector.failures})
+    return features, failures
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """Decoded clips: ``waveforms`` (B, S), ``lengths`` (B,); one line per clip that failed."""
+
+    clips: tuple[ProbeClip, ...]
+    waveforms: Tensor
+    lengths: Tensor
+    failures: tuple[str, ...]
+
+
+def read_batches(
+    clips: Sequence[ProbeClip], *, batch_sec: float, max_clip_sec: float
+) -> Iterator[ClipBatch]:
+    """Batches of clips of similar length, longest first, the next one decoded meanwhile."""
+    groups = group_by_length([min(c.duration_sec, max_clip_sec) for c in clips], batch_sec)
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = None
+        for group in groups:
+            following = reader.submit(_read_batch, [clips[i] for i in group], max_clip_sec)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def group_by_length(durations_sec: Sequence[float], batch_sec: float) -> list[list[int]]:
+    """Indices in groups of descending duration with at most ``batch_sec`` padded seconds each."""
+    order = sorted(range(len(durations_sec)), key=lambda i: (-durations_sec[i], i))
+    groups: list[list[int]] = []
+    for index in order:
+        longest = durations_sec[groups[-1][0]] if groups else math.inf
+        if groups and longest * (len(groups[-1]) + 1) <= batch_sec:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def frame_range(span: Span, frame_rate: float, num_frames: int) -> tuple[int, int]:
+    """First and one past the last frame whose centre, (i + 0.5) / frame_rate, lies in the span.
+
+    A span between two centres gets the frame that it touches; the range is empty only if there are
+    no frames or the span starts behind the last one.
+    """
+    if span.end_sec is None:
+        return 0, num_frames
+    first = math.ceil(span.start_sec * frame_rate - 0.5 - 1e-6)
+    stop = math.ceil(span.end_sec * frame_rate - 0.5 - 1e-6)
+    if stop <= first:
+        first = int((span.start_sec + span.end_sec) / 2 * frame_rate)
+        stop = first + 1
+    if first >= num_frames and span.start_sec * frame_rate < num_frames + 0.5:
+        first = num_frames - 1  # the end of the clip, behind the last whole frame
+    return max(0, first), min(stop, num_frames)
+
+
+def pool(states: Tensor, frames: Tensor, counts: Tensor, pooling: Pooling) -> Tensor:
+    """Statistics over groups of frames.
+
+    Args:
+        states: (B * T, D) frames of a batch.
+        frames: (F,) indices into it, group after group.
+        counts: (G,) frames of each group, at least 1.
+        pooling: "mean" or "mean_std".
+
+    Returns:
+        (G, D) means, or (G, 2 D) means and standard deviations (of the population), float32.
+    """
+    picked = states[frames].float()
+    mean = torch.segment_reduce(picked, "mean", lengths=counts, axis=0)
+    if pooling == "mean":
+        return mean
+    deviation = picked - mean.repeat_interleave(counts, dim=0)
+    variance = torch.segment_reduce(deviation.square(), "mean", lengths=counts, axis=0)
+    return torch.cat([mean, variance.sqrt()], dim=1)
+
+
+class _Collector:
+    """Runs one source over batches and keeps the pooled rows."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source = source
+        self.rows: dict[Span, int] = {}
+        self.failures: list[str] = []
+        self.parts: dict[Pooling, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        self.sizes: dict[Pooling, int] = defaultdict(int)
+
+    def add(self, waveforms: Tensor, lengths: Tensor, spans: Sequence[Sequence[Span]]) -> None:
+        """Pools the batch; halves of it one after the other if memory does not suffice."""
+        try:
+            layers, frames = self.source.layers(waveforms, lengths)
+        except torch.cuda.OutOfMemoryError:
+            if len(lengths) == 1:
+                raise
+            torch.cuda.empty_cache()
+            middle = len(lengths) // 2
+            for half in (slice(None, middle), slice(middle, None)):
+                longest = int(lengths[half].max())
+                self.add(waveforms[half, :longest], lengths[half], spans[half])
+            return
+        poolings: tuple[Pooling, ...] = ("mean", "mean_std")
+        for pooling in poolings:
+            self._pool(layers, frames.tolist(), spans, pooling)
+
+    def _pool(
+        self,
+        layers: Mapping[str, Tensor],
+        num_frames: Sequence[int],
+        spans: Sequence[Sequence[Span]],
+        pooling: Pooling,
+    ) -> None:
+        steps = next(iter(layers.values())).shape[1]
+        picked: list[np.ndarray] = []
+        for clip, clip_spans in enumerate(spans):
+            for span in clip_spans:
+                if span.pooling != pooling:
+                    continue
+                start, stop = frame_range(span, self.source.frame_rate, num_frames[clip])
+                if stop <= start:
+                    self.failures.append(f"{span.clip}: no frame at {span.start_sec:.3f} s")
+                    continue
+                self.rows[span] = self.sizes[pooling]
+                self.sizes[pooling] += 1
+                picked.append(np.arange(clip * steps + start, clip * steps + stop))
+        if not picked:
+            return
+        device = next(iter(layers.values())).device
+        frames = torch.from_numpy(np.concatenate(picked)).to(device)
+        counts = torch.tensor([len(indices) for indices in picked], device=device)
+        for name, states in layers.items():
+            rows = pool(states.detach().flatten(0, 1), frames, counts, pooling)
+            self.parts[pooling][name].append(rows.cpu())
+
+    def finish(self) -> PooledFeatures:
+        tables = {
+            pooling: {name: torch.cat(rows) for name, rows in layers.items()}
+            for pooling, layers in self.parts.items()
+        }
+        return PooledFeatures(tables, self.rows)
+
+
+def _read_batch(clips: Sequence[ProbeClip], max_clip_sec: float) -> ClipBatch:
+    waveforms: list[Tensor] = []
+    kept: list[ProbeClip] = []
+    failures: list[str] = []
+    for clip in clips:
+        try:
+            samples = audio.read(clip.source, duration_sec=max_clip_sec, name=clip.id)
+        except audio.AudioError as error:
+            failures.append(str(error))
+            continue
+        waveforms.append(torch.from_numpy(samples))
+        kept.append(clip)
+    lengths = torch.tensor([len(samples) for samples in waveforms], dtype=torch.int64)
+    padded = pad_sequence(waveforms, batch_first=True) if waveforms else torch.zeros(0, 0)
+    return ClipBatch(tuple(kept), padded, lengths, tuple(failures))

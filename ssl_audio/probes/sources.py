@@ -1,0 +1,109 @@
+"""What can be probed: an encoder's layers, the same encoder untrained, log-mel energies.
+
+Axes: B clips, S samples, T frames, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ssl_audio.hub import content_hash
+from ssl_audio.models.encoder import Encoder
+from ssl_audio.probes.isolation import device_of, undisturbed
+
+OUTPUT_LAYER = "output"  # name of EncoderOutput.frames where it is not the last hidden state
+
+
+class FrameSource(Protocol):
+    """Waveforms to named layers on one clock."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, Hz."""
+
+    @property
+    def key(self) -> str:
+        """Names the features for caches: equal keys mean equal features."""
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """(B, S) and (B,) to layer name -> (B, T, D), and (B,) valid frames."""
+
+
+class EncoderLayers:
+    """The hidden states of an encoder, "0" (the body's input) to "num_layers", and its output.
+
+    The encoder is left as it was found, training or not.
+
+    Args:
+        encoder: frozen or in training.
+        layers: names to keep; None keeps all.
+
+    Raises:
+        ValueError: at the first batch, for a layer that the encoder does not have.
+    """
+
+    def __init__(self, encoder: Encoder, layers: Sequence[str] | None = None) -> None:
+        self.encoder = encoder
+        self.selected = None if layers is None else [str(layer) for layer in layers]
+
+    @property
+    def frame_rate(self) -> float:
+        return self.encoder.frame_rate
+
+    @property
+    def key(self) -> str:
+        return f"{content_hash(self.encoder)}-{self.selected}"
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        device = device_of(self.encoder)
+        with undisturbed(self.encoder):
+            out = self.encoder(waveforms.to(device), lengths.to(device))
+        layers = {str(index): states for index, states in enumerate(out.hidden_states)}
+        if out.frames is not out.hidden_states[-1]:
+            layers[OUTPUT_LAYER] = out.frames
+        if self.selected is not None:
+            unknown = [name for name in self.selected if name not in layers]
+            if unknown:
+                raise ValueError(f"no layer {unknown[0]!r}; layers: {', '.join(layers)}")
+            layers = {name: layers[name] for name in self.selected}
+        return layers, out.lengths
+
+
+class LogMelFrames:
+    """Log-mel energies (Kaldi numerics): the baseline that any representation has to beat.
+
+    Args:
+        num_mel_bins: bands.
+        device: where to compute.
+    """
+
+    layer = "log-mel"
+
+    def __init__(self, num_mel_bins: int = 80, device: torch.device | str = "cpu") -> None:
+        from ssl_audio.frontends.kaldi import KaldiFbank
+
+        self.fbank = KaldiFbank(num_mel_bins=num_mel_bins).to(device)
+        self.frame_rate = float(self.fbank.frame_rate)
+        self.key = f"log-mel-{num_mel_bins}"
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        device = device_of(self.fbank)
+        with undisturbed(self.fbank):
+            features = self.fbank(waveforms.to(device), lengths.to(device))
+        frames = self.fbank.num_frames(lengths)
+        return {self.layer: features}, torch.as_tensor(frames)
+
+
+def untrained_twin(encoder: Encoder, seed: int = 0) -> Encoder:
+    """A freshly initialised encoder of the same class and config, on the same device.
+
+    The draw depends on ``seed`` only, and the random state of the process stays as it was.
+    """
+    with undisturbed(encoder):
+        torch.manual_seed(seed)
+        twin = type(encoder).from_config(encoder.config)
+    return twin.to(device_of(encoder)).eval().requires_grad_(False)

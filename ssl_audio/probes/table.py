@@ -1,0 +1,98 @@
+"""Probe results for people: a table in the terminal, the same as Markdown.
+
+Results are the JSON-able dicts that ``ssl_audio.probes.runner`` returns and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = ("trained", "untrained", "log-mel")
+
+
+def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints task, metric, and a score with its 95 % interval for each source of features."""
+    sources = _sources(results)
+    table = Table(title=f"Probes: suite {results['suite']}")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in sources:
+        table.add_column(name, justify="right")
+    table.add_column("majority", justify="right")
+    for task, scores in _by_task(results).items():
+        best = max(score["value"] for score in scores.values())
+        cells = [
+            _bold(_cell(scores.get(name)), name in scores and scores[name]["value"] == best)
+            for name in sources
+        ]
+        record = next(iter(scores.values()))
+        table.add_row(task, record["metric"], *cells, f"{100 * record['majority']:.1f}")
+    table.caption = summary(results)
+    console = console or Console()
+    console.print(table)
+    for line in results.get("warnings", ()):
+        console.print(f"left out: {line}", style="yellow", highlight=False, markup=False)
+
+
+def markdown_table(results: Mapping[str, Any]) -> str:
+    """The same table as Markdown."""
+    sources = _sources(results)
+    lines = [
+        "| task | metric | " + " | ".join(sources) + " | majority |",
+        "|---|---|" + "---:|" * (len(sources) + 1),
+    ]
+    for task, scores in _by_task(results).items():
+        record = next(iter(scores.values()))
+        cells = [_cell(scores.get(name)) for name in sources]
+        majority = f"{100 * record['majority']:.1f}"
+        lines.append(" | ".join(["| " + task, record["metric"], *cells, majority]) + " |")
+    return "\n".join([*lines, "", summary(results), ""])
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """On how many tasks the trained encoder beats each baseline."""
+    by_task = _by_task(results).values()
+    parts = []
+    for baseline in ("untrained", "log-mel"):
+        pairs = [
+            (scores["trained"]["value"], scores[baseline]["value"])
+            for scores in by_task
+            if "trained" in scores and baseline in scores
+        ]
+        if pairs:
+            won = sum(trained > other for trained, other in pairs)
+            parts.append(f"trained beats {baseline} on {won} of {len(pairs)} tasks")
+    return "; ".join(parts)
+
+
+def _sources(results: Mapping[str, Any]) -> list[str]:
+    """Column names, the usual three first."""
+    present = list(results["scores"])
+    return [name for name in COLUMNS if name in present] + [
+        name for name in present if name not in COLUMNS
+    ]
+
+
+def _by_task(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    tasks: dict[str, dict[str, Any]] = {}
+    for source, scores in results["scores"].items():
+        for task, score in scores.items():
+            tasks.setdefault(task, {})[source] = score
+    return tasks
+
+
+def _cell(score: Mapping[str, Any] | None) -> str:
+    """Percent and the larger half of the 95 % interval."""
+    if score is None:
+        return "-"
+    low, high = score["ci95"]
+    spread = max(high - score["value"], score["value"] - low)
+    return f"{100 * score['value']:.1f} ± {100 * spread:.1f}"
+
+
+def _bold(text: str, is_best: bool) -> str:
+    return f"[bold]{text}[/bold]" if is_best else text
