@@ -6,14 +6,13 @@ Axes: B clips, S samples, T frames, F FFT bins, M mel bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Self, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from ssl_audio.batch import SAMPLE_RATE_HZ, valid_mask
+from ssl_audio.batch import SAMPLE_RATE_HZ
+from ssl_audio.frontends.frontend import FrontEnd
 
 FRAME_LENGTH, FRAME_SHIFT, FFT_SIZE = 400, 160, 512  # 25 ms, 10 ms, next power of two
 PREEMPHASIS = 0.97
@@ -25,7 +24,7 @@ GPU_CHUNK_FRAMES = 65_536  # bounds the memory of a file of hours
 BLOCK_MELS = 32  # neighbouring filters share a span of FFT bins
 
 
-class KaldiFbank(nn.Module):
+class KaldiFbank(FrontEnd):
     """Log-mel energies with Kaldi's numerics: (B, S) at 16 kHz to (B, T, num_mel_bins) float32.
 
     25 ms Povey windows every 10 ms, each with its mean removed and pre-emphasis 0.97; power
@@ -34,8 +33,7 @@ class KaldiFbank(nn.Module):
     ``torchaudio.compliance.kaldi.fbank``: rounding there decides nearly silent bands.
 
     SPEAR reads it with the defaults on samples in [-1, 1]; BEATs with ``snip_edges=True`` and
-    ``high_freq_hz=0`` on samples times 2**15. Always float32, also under autocast and in a module
-    that was cast to half precision.
+    ``high_freq_hz=0`` on samples times 2**15.
 
     Args:
         num_mel_bins: M.
@@ -50,7 +48,6 @@ class KaldiFbank(nn.Module):
         ValueError: band edges that leave no band.
     """
 
-    frame_rate = SAMPLE_RATE_HZ / FRAME_SHIFT
     window: Tensor
     mel_weights: Tensor
 
@@ -62,70 +59,22 @@ class KaldiFbank(nn.Module):
         snip_edges: bool = False,
         pad_value: float = math.log(1e-10),
     ) -> None:
-        super().__init__()
-        self.num_mel_bins = num_mel_bins
+        super().__init__(num_mel_bins, FRAME_SHIFT, pad_value)
         self.snip_edges = snip_edges
-        self.pad_value = pad_value
-        self._constants = {
-            "window": povey_window(),
-            "mel_weights": mel_filterbank(num_mel_bins, low_freq_hz, high_freq_hz),
-        }
-        self._blocks = banded_blocks(self._constants["mel_weights"])
-        for name, constant in self._constants.items():
-            self.register_buffer(name, constant, persistent=False)
+        weights = mel_filterbank(num_mel_bins, low_freq_hz, high_freq_hz)
+        self.blocks = banded_blocks(weights)
+        self.register_buffer("window", povey_window(), persistent=False)
+        self.register_buffer("mel_weights", weights, persistent=False)
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Follow the module to another device, but never to another precision."""
-        super()._apply(fn, recurse)
-        for name, constant in self._constants.items():
-            setattr(self, name, constant.to(getattr(self, name).device))
-        return self
-
-    @overload
-    def num_frames(self, num_samples: int) -> int: ...
-    @overload
-    def num_frames(self, num_samples: Tensor) -> Tensor: ...
-    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Frames of a clip of ``num_samples``; elementwise for a tensor."""
+    def _frames_of(self, num_samples: int | Tensor) -> int | Tensor:
         if self.snip_edges:
-            frames = (num_samples - FRAME_LENGTH) // FRAME_SHIFT + 1
-        else:
-            frames = (num_samples + FRAME_SHIFT // 2) // FRAME_SHIFT
-        return frames.clamp_min(0) if isinstance(frames, Tensor) else max(0, frames)
+            return (num_samples - FRAME_LENGTH) // FRAME_SHIFT + 1
+        return (num_samples + FRAME_SHIFT // 2) // FRAME_SHIFT
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Features of a batch.
-
-        Args:
-            waveforms: (B, S) mono samples at 16 kHz.
-            lengths: (B,) valid samples of each clip; ``None`` means all S. A clip's frames depend
-                on its valid samples only.
-
-        Returns:
-            (B, num_frames(S), num_mel_bins) float32, ``pad_value`` after each clip's last frame.
-
-        Raises:
-            ValueError: another shape.
-        """
-        if waveforms.ndim != 2 or (lengths is not None and lengths.shape != waveforms.shape[:1]):
-            raise ValueError(
-                f"waveforms {tuple(waveforms.shape)} and lengths "
-                f"{None if lengths is None else tuple(lengths.shape)}: pass (B, S) and (B,)"
-            )
-        with torch.autocast(waveforms.device.type, enabled=False):
-            waveforms = waveforms.float()
-            if lengths is not None:
-                lengths = lengths.to(waveforms.device)
-            if waveforms.shape[0] == 0 or self.num_frames(waveforms.shape[1]) == 0:
-                return waveforms.new_zeros(len(waveforms), 0, self.num_mel_bins)
-            if torch.is_grad_enabled() and waveforms.requires_grad:
-                features = self._log_mel(self._frames(waveforms, lengths))
-            else:
-                features = self._log_mel_in_chunks(waveforms, lengths)
-            if lengths is None:
-                return features
-            valid = valid_mask(self.num_frames(lengths), features.shape[1])
-            return features.masked_fill_(~valid[:, :, None], self.pad_value)
+    def _compute(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled() and waveforms.requires_grad:
+            return self._log_mel(self._frames(waveforms, lengths))
+        return self._log_mel_in_chunks(waveforms, lengths)
 
     def _frames(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, T, 400) overlapping view of the waveforms, or of their mirrored extension."""
@@ -145,7 +94,7 @@ class KaldiFbank(nn.Module):
     def _log_mel_in_chunks(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The same in bounded memory: groups of short clips, or pieces of a long one, in turn."""
         num_clips, num_frames = len(waveforms), self.num_frames(waveforms.shape[1])
-        features = waveforms.new_empty(num_clips, num_frames, self.num_mel_bins)
+        features = waveforms.new_empty(num_clips, num_frames, self.num_features)
         on_cpu = waveforms.device.type == "cpu"
         budget = CPU_CHUNK_FRAMES if on_cpu else GPU_CHUNK_FRAMES
         group = min(num_clips, max(1, budget // num_frames))
@@ -172,7 +121,7 @@ class _Workspace:
     def __init__(self, num_rows: int, fbank: KaldiFbank) -> None:
         self.window = fbank.window[1:]
         self.blocks = [
-            (mels, bins, fbank.mel_weights[bins, mels].contiguous()) for mels, bins in fbank._blocks
+            (mels, bins, fbank.mel_weights[bins, mels].contiguous()) for mels, bins in fbank.blocks
         ]
         self.centred = torch.empty(num_rows, FRAME_LENGTH)
         self.padded = torch.zeros(num_rows, FFT_SIZE)
