@@ -161,11 +161,8 @@ class MultiCodebookQuantizer(nn.Module):
         Raises:
             ValueError: another number of channels, frames that are not finite.
         """
-        self._check_frames(x)
+        frames = self._frames(x)
         with full_float32():
-            frames = x.reshape(-1, self.dim).to(self._dtype)
-            if not frames.isfinite().all():
-                raise ValueError("frames to quantize hold NaN or infinite values")
             tables = self._search_tables() if refine_iters else None
             codes = [
                 self._search(chunk, self.logits(chunk), refine_iters, tables)
@@ -193,10 +190,12 @@ class MultiCodebookQuantizer(nn.Module):
         """Losses of frames (..., D) for the codes found with ``refine_iters`` iterations.
 
         Float32 like :meth:`encode`; the codes are constants of the gradient.
+
+        Raises:
+            ValueError: as :meth:`encode`.
         """
-        self._check_frames(x)
+        frames = self._frames(x)
         with full_float32():
-            frames = x.reshape(-1, self.dim).to(self._dtype)
             logits = self.logits(frames)
             codes = self._codes_for_loss(frames, logits.detach(), refine_iters)
             error = (self.decode(codes) - frames).square().sum()
@@ -244,11 +243,14 @@ class MultiCodebookQuantizer(nn.Module):
         merged.centers_scale.copy_(self.centers_scale)
         return merged
 
-    def _check_frames(self, x: Tensor) -> None:
+    def _frames(self, x: Tensor) -> Tensor:
+        """(..., D) checked, as (F, D) of the dtype of all arithmetic."""
         if x.shape[-1] != self.dim:
-            raise ValueError(
-                f"frames have {x.shape[-1]} channels, the quantizer has dim={self.dim}"
-            )
+            raise ValueError(f"frames have {x.shape[-1]} channels, not dim={self.dim}")
+        frames = x.reshape(-1, self.dim).to(self._dtype)
+        if not frames.isfinite().all():
+            raise ValueError("frames to quantize hold NaN or infinite values")
+        return frames
 
     @torch.no_grad()
     def _codes_for_loss(self, frames: Tensor, logits: Tensor, refine_iters: int) -> Tensor:
