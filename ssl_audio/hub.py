@@ -48,12 +48,7 @@ ENCODERS = {
 }
 TOKENIZERS = {"mvq": "ssl_audio.tokenizers.teacher_tokens:MVQTokenizer"}
 
-# "scheme:rest" -> kind and the classmethod that takes the rest
-SCHEMES = {
-    "torchaudio": ("torchaudio", "from_bundle"),
-    "hf": ("huggingface", "from_hub"),
-    "dasheng": ("dasheng", "from_pretrained"),
-}
+SCHEMES = ("torchaudio", "hf", "dasheng")
 
 # "model_type" in the config.json of a Hugging Face folder -> kind and classmethod
 HUGGINGFACE_TYPES = {
@@ -125,8 +120,7 @@ def load_encoder(source: str | Path) -> Encoder:
     scheme, _, rest = str(source).partition(":")
     path = Path(source).expanduser()
     if scheme in SCHEMES and rest:
-        kind, loader = SCHEMES[scheme]
-        encoder = getattr(_find(kind, ENCODERS, source), loader)(rest)
+        encoder = _load_scheme(scheme, rest)
     elif path.is_dir():
         encoder = _load_directory(path, ENCODERS)
     elif path.name in (WEIGHTS_FILE, CONFIG_FILE) and path.is_file():
@@ -199,8 +193,36 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
     for name in sorted(tensors):
         x = tensors[name].detach().cpu().contiguous()
         digest.update(f"\n{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        digest.update(memoryview(x.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _load_scheme(scheme: str, name: str) -> Any:
+    if scheme == "torchaudio":
+        return _find("torchaudio", ENCODERS, name).from_bundle(name)
+    if scheme == "dasheng":
+        return _find("dasheng", ENCODERS, name).from_pretrained(name)
+    if Path(name).expanduser().is_dir():
+        return _load_directory(Path(name).expanduser(), ENCODERS)
+    if folder := _downloaded(name):
+        return _load_directory(folder, ENCODERS)
+    return _find("huggingface", ENCODERS, name).from_pretrained(name)
+
+
+def _downloaded(name: str) -> Path | None:
+    """The hub's copy of a SPEAR release or of an export of ours; None for other models."""
+    try:
+        from huggingface_hub import hf_hub_download, snapshot_download
+    except ImportError as error:
+        raise CheckpointError(f"hf:{name} needs pip install 'ssl-audio[hf]'") from error
+    try:
+        description = read_json(hf_hub_download(name, CONFIG_FILE))
+        if "kind" not in description and description.get("model_type") != "spear":
+            return None
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"hf:{name} cannot be downloaded: {reason}") from error
 
 
 def _load_directory(directory: Path, kinds: Mapping[str, str]) -> Any:
