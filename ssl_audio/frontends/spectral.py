@@ -7,9 +7,11 @@ padded clip are those of the clip alone.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_audio.batch import SAMPLE_RATE_HZ, valid_mask
 from ssl_audio.frontends.frontend import FrontEnd
@@ -20,7 +22,7 @@ ENERGY_FLOOR = 1e-10
 class _NnAudioFrontEnd(FrontEnd):
     """(B, S) to log energies (B, S // hop + 1, F) through an nnAudio layer."""
 
-    def __init__(self, transform: nn.Module, num_features: int, hop_samples: int) -> None:
+    def __init__(self, transform: Any, num_features: int, hop_samples: int) -> None:
         super().__init__(num_features, hop_samples, pad_value=math.log(ENERGY_FLOOR))
         self.transform = transform
         for layer in transform.modules():  # kernels follow from the arguments: do not save them
@@ -40,10 +42,9 @@ class _NnAudioFrontEnd(FrontEnd):
             waveforms = waveforms.masked_fill(~valid, 0.0)
         return self._energies(waveforms).transpose(1, 2).clamp_min(ENERGY_FLOOR).log()
 
+    @abstractmethod
     def _energies(self, waveforms: Tensor) -> Tensor:
-        """(B, F, T), as nnAudio orders axes."""
-        energies: Tensor = self.transform(waveforms)
-        return energies
+        """(B, F, T), as nnAudio orders axes; from complex values: a magnitude has no slope at 0."""
 
 
 class CqtSpectrogram(_NnAudioFrontEnd):
@@ -86,13 +87,12 @@ class CqtSpectrogram(_NnAudioFrontEnd):
                 n_bins=num_bins,
                 bins_per_octave=bins_per_octave,
                 pad_mode="constant",
-                output_format="Complex",
                 verbose=False,
             )
         super().__init__(transform, num_bins, hop_samples)
 
     def _energies(self, waveforms: Tensor) -> Tensor:
-        parts: Tensor = self.transform(waveforms)  # (B, F, T, 2); a magnitude has no slope at 0
+        parts: Tensor = self.transform(waveforms, output_format="Complex")  # (B, F, T, 2)
         return parts.square().sum(-1)
 
 
@@ -140,3 +140,8 @@ class MelSpectrogram(_NnAudioFrontEnd):
                 verbose=False,
             )
         super().__init__(transform, num_mel_bins, hop_samples)
+
+    def _energies(self, waveforms: Tensor) -> Tensor:
+        parts: Tensor = self.transform.stft(waveforms, output_format="Complex")
+        energies: Tensor = self.transform.mel_basis @ parts.square().sum(-1)
+        return energies
