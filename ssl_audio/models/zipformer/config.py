@@ -9,20 +9,18 @@ from typing import Any, Self
 from ssl_audio.models.zipformer.layer import LayerSizes
 
 # Keys of the official config.json that do not change a non-causal encoder.
-IGNORED_KEYS = frozenset(
-    [
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "chunk_size",
-        "dtype",
-        "left_context_frames",
-        "model_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-    ]
-)
+IGNORED_KEYS = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "chunk_size",
+    "dtype",
+    "left_context_frames",
+    "model_type",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+}
 PADDINGS = ("exact", "reference")
 
 
