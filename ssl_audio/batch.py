@@ -37,6 +37,9 @@ class Tokens:
     def to(self, *args: Any, **kwargs: Any) -> Tokens:
         return Tokens(self.codes.to(*args, **kwargs), self.lengths.to(*args, **kwargs))
 
+    def pin_memory(self) -> Tokens:
+        return Tokens(self.codes.pin_memory(), self.lengths.pin_memory())
+
 
 @dataclass(frozen=True, slots=True)
 class AudioBatch:
@@ -73,6 +76,16 @@ class AudioBatch:
             domains=self.domains.to(*args, **kwargs),
             codes={name: tokens.to(*args, **kwargs) for name, tokens in self.codes.items()},
             host_lengths=self.lengths if self.host_lengths is None else self.host_lengths,
+        )
+
+    def pin_memory(self) -> AudioBatch:
+        """Called by loaders: pinned memory moves to a GPU without waiting."""
+        return replace(
+            self,
+            waveforms=self.waveforms.pin_memory(),
+            lengths=self.lengths.pin_memory(),
+            domains=self.domains.pin_memory(),
+            codes={name: tokens.pin_memory() for name, tokens in self.codes.items()},
         )
 
 

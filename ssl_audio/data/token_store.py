@@ -80,6 +80,9 @@ class TokenStoreWriter:
             shard: number of the shard.
             segments: segment ids.
             codes: (T, N) integers of each segment; T may be 0.
+
+        Raises:
+            ValueError: the disk is full or not writable; shards written before are untouched.
         """
         empty = np.zeros((0, self.header.num_codebooks), dtype=self.header.dtype)
         flat = np.concatenate([empty, *(rows.astype(self.header.dtype) for rows in codes)])
@@ -88,8 +91,14 @@ class TokenStoreWriter:
             "offsets": np.cumsum([0, *(len(rows) for rows in codes)], dtype=np.int64),
             "segments": np.asarray(segments, dtype=np.int64),
         }
-        with replacing(_shard_path(self.directory, shard)) as temporary:
-            save_file(arrays, temporary)
+        try:
+            with replacing(_shard_path(self.directory, shard)) as temporary:
+                save_file(arrays, temporary)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{self.directory} cannot be written ({error}); free some space and run again, "
+                "finished shards are kept"
+            ) from None
 
 
 class TokenStore:
