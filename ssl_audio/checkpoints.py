@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ def read_checkpoint(path: str | Path) -> Any:
                 "could run code; save its state dict alone, or convert it to safetensors"
             ) from error
         raise CheckpointError(f"{path} is not a torch checkpoint; {_REPLACE}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read; change its permissions") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or not a checkpoint; {_REPLACE}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -71,6 +72,26 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a JSON object")
     return content
+
+
+@contextmanager
+def downloading(name: str, file_name: str) -> Iterator[None]:
+    """Turns errors of ``torch.hub.load_state_dict_from_url`` inside into CheckpointError.
+
+    Args:
+        name: what the user asked for.
+        file_name: of the file in torch.hub's cache.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if cached.exists():
+            raise CheckpointError(f"{cached} is broken ({reason}); delete it") from error
+        raise CheckpointError(
+            f"{name} cannot be downloaded ({reason}); put the file at {cached}"
+        ) from error
 
 
 def existing(path: str | Path) -> Path:

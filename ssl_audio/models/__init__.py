@@ -1,5 +1,18 @@
 """Encoders: waveform to hidden states."""
 
+from ssl_audio.models.dasheng_encoder import DashengEncoder
+from ssl_audio.models.encoder import Encoder
+from ssl_audio.models.huggingface_encoder import HuggingFaceEncoder
+from ssl_audio.models.spectral import LogSpectrumEncoder, MfccEncoder
+from ssl_audio.models.torchaudio_encoder import TorchaudioEncoder
 from ssl_audio.models.zipformer import Zipformer
 
-__all__ = ["Zipformer"]
+__all__ = [
+    "DashengEncoder",
+    "Encoder",
+    "HuggingFaceEncoder",
+    "LogSpectrumEncoder",
+    "MfccEncoder",
+    "TorchaudioEncoder",
+    "Zipformer",
+]

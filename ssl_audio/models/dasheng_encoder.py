@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
 from ssl_audio.batch import EncoderOutput, full_lengths, valid_mask
-from ssl_audio.checkpoints import CheckpointError, load_strict, read_checkpoint
+from ssl_audio.checkpoints import CheckpointError, downloading, load_strict, read_checkpoint
 from ssl_audio.models.encoder import Encoder
 
 # sizes that the checkpoints' own configs leave out (dasheng/pretrained/pretrained.py)
@@ -28,8 +29,9 @@ class DashengEncoder(Encoder):
 
     Clips longer than the model's window (10.08 s) are encoded window by window, as in the original.
     The mel front end runs clip by clip: its decibel floor is relative to the loudest value of
-    whatever batch it is given. ``hidden_states[0]`` holds patches with positions; the last entry is
-    ``frames``, after the final layer norm: the ordinary output, which SPEAR's audio teacher is.
+    whatever batch it is given. ``hidden_states[0]`` holds patches with positions, ``hidden_states[i]``
+    the output of block i; ``frames`` is the last one after the final layer norm, the ordinary
+    output, which SPEAR's audio teacher is.
 
     Args:
         options: arguments of ``dasheng.pretrained.pretrained.Dasheng``.
@@ -63,13 +65,8 @@ class DashengEncoder(Encoder):
         if name not in SIZES:
             return cls.from_checkpoint(name)
         url = _dasheng().PRETRAINED_CHECKPOINTS[name]
-        try:
+        with downloading(f"dasheng:{name}", Path(urlparse(url).path).name):
             content = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
-        except OSError as error:
-            folder = Path(torch.hub.get_dir()) / "checkpoints"
-            raise CheckpointError(
-                f"dasheng:{name} cannot be downloaded ({error}); put the file into {folder}"
-            ) from error
         return cls._from_content(content, SIZES[name], f"dasheng:{name}")
 
     @classmethod
@@ -128,7 +125,7 @@ class DashengEncoder(Encoder):
             )
         ]
         states = tuple(torch.cat(parts, dim=1) for parts in zip(*windows, strict=True))
-        return EncoderOutput(states[-1], num_frames, states)
+        return EncoderOutput(self.model.norm(states[-1]), num_frames, states)
 
     def _encode_window(self, patches: Tensor, padded: Tensor) -> list[Tensor]:
         """Patches (B, D, 1, T), T at most one window, to every layer's (B, T, D)."""
@@ -137,7 +134,7 @@ class DashengEncoder(Encoder):
         states = [model.pos_drop((patches + positions).flatten(2).transpose(1, 2))]
         for block in model.blocks:
             states.append(block(states[-1], mask=padded))
-        return [*states[:-1], model.norm(states[-1])]
+        return states
 
 
 def _dasheng() -> Any:

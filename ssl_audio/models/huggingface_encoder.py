@@ -30,8 +30,8 @@ NOT_ARCHITECTURE = {
 class HuggingFaceEncoder(Encoder):
     """A speech encoder of transformers, padding-invariant.
 
-    ``hidden_states`` are transformers' own: entry 0 is the transformer's input, the last one is
-    ``frames``, with the final layer norm where the model has one.
+    ``hidden_states`` are those of transformers 5: entry 0 is the transformer's input, entry i the
+    output of layer i. ``frames`` is the last one, after the final layer norm if there is one.
 
     Args:
         model_config: the model's ``config.json`` as a dict, with ``model_type``.
@@ -115,12 +115,11 @@ class HuggingFaceEncoder(Encoder):
         if isinstance(norm, padding.MaskedGroupNorm):
             norm.lengths = padding.conv_frames(lengths, self.conv_layers[:1])
         total = self.num_frames(features.shape[1])
-        features = padding.padded_to(features, padding.receptive_field(self.conv_layers))
-        out = self.model(
-            features,
-            attention_mask=valid_mask(lengths, features.shape[1]).long(),
-            output_hidden_states=True,
-        )
+        # transformers wants a frame of every clip; those of too short clips are not counted below
+        shortest = padding.receptive_field(self.conv_layers)
+        features = padding.padded_to(features, shortest)
+        mask = valid_mask(lengths.clamp_min(shortest), features.shape[1])
+        out = self.model(features, attention_mask=mask.long(), output_hidden_states=True)
         states = tuple(x[:, :total] for x in out.hidden_states)
         return EncoderOutput(out.last_hidden_state[:, :total], self.num_frames(lengths), states)
 

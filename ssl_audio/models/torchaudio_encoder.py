@@ -9,11 +9,10 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from ssl_audio.batch import EncoderOutput, full_lengths, valid_mask
-from ssl_audio.checkpoints import CheckpointError, load_strict, read_checkpoint
+from ssl_audio.checkpoints import CheckpointError, downloading, load_strict, read_checkpoint
 from ssl_audio.models import padding, wavlm_names
 from ssl_audio.models.encoder import Encoder
 
@@ -28,9 +27,8 @@ class TorchaudioEncoder(Encoder):
     batched path has no mask for WavLM and lets padding into the group norm of the Base models.
 
     ``hidden_states[0]`` is the transformer's input (after the positional convolution),
-    ``hidden_states[i]`` the output of layer i; the last one is ``frames``, with the final layer
-    norm where the model has one, as in transformers. SPEAR's speech teacher is
-    ``hidden_states[21]`` of WAVLM_LARGE.
+    ``hidden_states[i]`` the output of layer i; SPEAR's speech teacher is ``hidden_states[21]`` of
+    WAVLM_LARGE. ``frames`` is the last of them, after the final layer norm if the model has one.
 
     Args:
         architecture: "Wav2Vec2" (also HuBERT) or "WavLM".
@@ -76,19 +74,11 @@ class TorchaudioEncoder(Encoder):
             )
             raise CheckpointError(f"torchaudio has no bundle {name!r}; it has {', '.join(names)}")
         encoder = cls(bundle._model_type, dict(bundle._params), bundle._normalize_waveform)
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(bundle._path).name
-        try:
+        with downloading(f"torchaudio:{name}", Path(bundle._path).name):
             model = bundle.get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"})
-        except OSError as error:
-            raise CheckpointError(
-                f"torchaudio:{name} cannot be downloaded ({error}); put the file at {cache}"
-            ) from error
-        except (RuntimeError, EOFError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(f"{cache} is broken ({reason}); delete it") from error
         model = getattr(model, "model", model)  # the bundle wraps models that normalise
         model.aux = None
-        load_strict(encoder.model, model.state_dict(), cache)
+        load_strict(encoder.model, model.state_dict(), f"torchaudio:{name}")
         return encoder
 
     @classmethod
@@ -134,7 +124,9 @@ class TorchaudioEncoder(Encoder):
         x = x * valid_mask(num_frames, x.shape[1])[:, :, None]
         total = self.num_frames(features.shape[1])  # 0 where even one frame needed more samples
         states = tuple(x[:, :total] for x in self._transform(x, num_frames))
-        return EncoderOutput(states[-1], num_frames, states)
+        transformer = self.model.encoder.transformer
+        frames = states[-1] if transformer.layer_norm_first else transformer.layer_norm(states[-1])
+        return EncoderOutput(frames, num_frames, states)
 
     def _convolve(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         norm = self.model.feature_extractor.conv_layers[0].layer_norm
@@ -148,7 +140,7 @@ class TorchaudioEncoder(Encoder):
         """Transformer input and every layer's output, (B, T, D) each."""
         transformer = self.model.encoder.transformer
         x = x + transformer.pos_conv_embed(x)
-        if transformer.layer_norm_first:  # torchaudio's name; true for post-norm layers
+        if transformer.layer_norm_first:  # so torchaudio calls a norm before the first layer
             x = transformer.layer_norm(x)
         states = [transformer.dropout(x)]
         scores = (~valid_mask(lengths, x.shape[1])).to(x.dtype) * MASKED_SCORE
@@ -160,6 +152,4 @@ class TorchaudioEncoder(Encoder):
         for layer in transformer.layers:
             x, position_bias = layer(states[-1], position_bias=position_bias, **masks)
             states.append(x)
-        if not transformer.layer_norm_first:
-            states[-1] = transformer.layer_norm(x)
         return states
