@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -158,16 +159,23 @@ def test_training_checkpoint(student, batch, tmp_path):
     assert "without an encoder" in error_of(ssl_audio.load_encoder, tmp_path / "quantizer.ckpt")
 
 
-def test_released_spear_folder_and_training_file(batch, tmp_path):
+def test_released_spear_folder_and_training_file(batch, tmp_path, monkeypatch):
     """Names as in the release: any number of leading "model."; the .pt has heads beside."""
     torch.manual_seed(0)
     student = Zipformer(**{**SIZES, "pos_dim": 48}).eval()
     config = {"architectures": ["SpearModel"], "model_type": "spear", "pos_dim": 48, **OFFICIAL}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    repository = tmp_path / "cache" / "models--org--spear"  # as the Hugging Face hub is cached
+    folder = repository / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(folder.name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    (folder / "config.json").write_text(json.dumps(config))
     weights = {name: x.clone() for name, x in student.state_dict().items()}
     released = {f"model.model.{name}": x for name, x in weights.items()}
-    save_file({**released, "model.model.mask_emb": torch.randn(32)}, tmp_path / "model.safetensors")
-    for source in (tmp_path, f"hf:{tmp_path}"):
+    save_file({**released, "model.model.mask_emb": torch.randn(32)}, folder / "model.safetensors")
+    for source in (folder, f"hf:{folder}", "hf:org/spear"):
         encoder = ssl_audio.load_encoder(source)
         torch.testing.assert_close(encoder(*batch).frames, student(*batch).frames)
 

@@ -29,9 +29,9 @@ class DashengEncoder(Encoder):
 
     Clips longer than the model's window (10.08 s) are encoded window by window, as in the original.
     The mel front end runs clip by clip: its decibel floor is relative to the loudest value of
-    whatever batch it is given. ``hidden_states[0]`` holds patches with positions, ``hidden_states[i]``
-    the output of block i; ``frames`` is the last one after the final layer norm, the ordinary
-    output, which SPEAR's audio teacher is.
+    whatever batch it is given. ``hidden_states[0]`` holds patches with positions, entry i the
+    output of block i; ``frames`` is the last one after the final layer norm, the ordinary output,
+    which SPEAR's audio teacher is.
 
     Args:
         options: arguments of ``dasheng.pretrained.pretrained.Dasheng``.

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torchaudio
-from torch import nn
 from torchaudio.pipelines import Wav2Vec2Bundle
 
 import ssl_audio
