@@ -18,7 +18,8 @@ SIZE_PERIOD = 4  # steps between updates of a tensor's size
 MAX_SIZE_STEP = 0.1  # largest relative change of a tensor's size in one update
 CLIPPING_PERIOD = 100  # steps between clipping thresholds; also how many norms are remembered
 FIRST_THRESHOLDS = (10, 20, 40)  # steps of the first, doubled thresholds
-MAX_STACK_ELEMENTS = 2**25  # a larger stack is no faster and costs memory
+# A stack larger than this is no faster: on a CPU it leaves the cache, elsewhere it costs memory.
+MAX_STACK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
 
 
 class ScaledAdam(Optimizer):
@@ -99,11 +100,15 @@ class ScaledAdam(Optimizer):
             self._stacks = [_stacks_of(group["params"], self.state) for group in self.param_groups]
         norms = []
         for group, stacks in zip(self.param_groups, self._stacks, strict=True):
-            grads = [stack.gradients() for stack in stacks]
+            factor = None
             if group["clipping_scale"] is not None and group["num_steps"] > 0:
-                norms.append(self._clip(group, stacks, grads))
-            for stack, grad in zip(stacks, grads, strict=True):
-                stack.update(grad, group)
+                norm = torch.stack(
+                    [stack.norm(group["scalar_lr_scale"]) for stack in stacks]
+                ).norm()
+                factor = self._clipping_factor(group, norm)
+                norms.append(norm)
+            for stack in stacks:
+                stack.update(group, factor)
             group["num_steps"] += 1
         self.grad_norm = torch.stack(norms).norm() if norms else None
         return loss
@@ -116,12 +121,8 @@ class ScaledAdam(Optimizer):
         super().add_param_group(param_group)
         self._stacks = None
 
-    def _clip(self, group: dict[str, Any], stacks: list[_Stack], grads: list[Tensor]) -> Tensor:
-        """Scale ``grads`` in place; the norm before that."""
-        scale = group["scalar_lr_scale"]
-        norm = torch.stack(
-            [stack.norm(grad, scale) for stack, grad in zip(stacks, grads, strict=True)]
-        ).norm()
+    def _clipping_factor(self, group: dict[str, Any], norm: Tensor) -> Tensor:
+        """() factor for the gradients of a group whose norm is ``norm``; 0 if it is not finite."""
         state = self.state[group["params"][0]]
         if "clipping_norms" not in state:
             state["clipping_norms"] = norm.new_zeros(CLIPPING_PERIOD)
@@ -134,10 +135,7 @@ class ScaledAdam(Optimizer):
         elif t % CLIPPING_PERIOD == 0:
             state["clipping_threshold"].copy_(group["clipping_scale"] * _median(ring))
         factor = (state["clipping_threshold"] / (norm + 1e-20)).clamp(max=1.0)
-        factor = torch.where(norm.isfinite(), factor, 0.0)
-        for grad in grads:
-            grad.copy_(torch.where(factor > 0, grad * factor, 0.0))
-        return norm
+        return torch.where(norm.isfinite(), factor, 0.0)
 
 
 class _Stack:
@@ -159,25 +157,24 @@ class _Stack:
             for param, view in zip(params, stacked.unbind(), strict=True):
                 state[param][name] = view
 
-    def gradients(self) -> Tensor:
-        """(n, ...) copy."""
-        return torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+    def norm(self, scalar_scale: float) -> Tensor:
+        """() norm of the gradients, each weighted by its tensor's size."""
+        norms = torch.stack(torch._foreach_norm(self._gradients()))
+        return (norms * (scalar_scale if self.is_scalar else self.state["rms"])).norm()
 
-    def norm(self, grad: Tensor, scalar_scale: float) -> Tensor:
-        """() norm of ``grad`` with each tensor weighted by its size."""
-        per_param = grad.reshape(len(self.params), -1).norm(dim=1)
-        return (per_param * (scalar_scale if self.is_scalar else self.state["rms"])).norm()
-
-    def update(self, grad: Tensor, group: dict[str, Any]) -> None:
+    def update(self, group: dict[str, Any], clipping_factor: Tensor | None) -> None:
         momentum, t = self.state["momentum"], group["num_steps"]
-        delta = self._adam_direction(grad, group["betas"][1], group["eps"], t)
+        grad = torch.stack(self._gradients())
+        if clipping_factor is not None:
+            # Filled as well, since zero times a non-finite gradient is not zero.
+            grad.mul_(clipping_factor).masked_fill_(clipping_factor == 0, 0.0)
         if self.is_scalar:
-            delta.mul_(-group["lr"] * group["scalar_lr_scale"])
+            delta = self._adam_direction(grad, group, group["scalar_lr_scale"])
         else:
-            param = torch.stack(self.params)
+            param = torch.stack(self.params) if len(self.params) > 1 else self.params[0][None]
             self._observe_size(param, grad, t)
             rms = self.state["rms"].clamp(min=group["param_rms_limits"][0])
-            delta.mul_(_expand(-group["lr"] * rms, delta))
+            delta = self._adam_direction(grad, group, _expand(rms, grad))
             if t % SIZE_PERIOD == SIZE_PERIOD - 1:
                 delta.addcmul_(param, _expand(self._size_step(group), param))
         momentum.lerp_(delta, 1.0 - group["betas"][0])
@@ -186,18 +183,25 @@ class _Stack:
             torch._foreach_clamp_min_(self.params, -group["scalar_max"])
             torch._foreach_clamp_max_(self.params, group["scalar_max"])
 
-    def _adam_direction(self, grad: Tensor, beta: float, eps: float, t: int) -> Tensor:
-        squared = self.state["squared_grad"]
+    def _gradients(self) -> list[Tensor]:
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+
+    def _adam_direction(self, grad: Tensor, group: dict[str, Any], scale: Tensor | float) -> Tensor:
+        """``scale * -lr * grad / (root of the unbiased squared gradient + eps)``."""
+        beta, squared = group["betas"][1], self.state["squared_grad"]
         squared.mul_(beta).addcmul_(grad, grad, value=1.0 - beta)
-        correction = 1.0 - beta ** (t + 1)
-        unbiased = squared / correction if correction < 0.99 else squared
-        return grad / unbiased.sqrt().add_(eps)
+        correction = 1.0 - beta ** (group["num_steps"] + 1)
+        root = correction**0.5 if correction < 0.99 else 1.0
+        denominator = squared.sqrt().add_(group["eps"] * root)
+        return torch.div(grad, denominator, out=denominator).mul_(-group["lr"] * root * scale)
 
     def _observe_size(self, param: Tensor, grad: Tensor, t: int) -> None:
         """Refresh the sizes when due, and note the gradients with respect to log sizes."""
         if t == 0 or t % SIZE_PERIOD == SIZE_PERIOD - 1:
-            self.state["rms"].copy_(param.flatten(1).square().mean(1).sqrt_())
-        self.state["size_grads"][:, t % SIZE_PERIOD] = (param * grad).flatten(1).sum(1)
+            norms = torch.linalg.vector_norm(param.flatten(1), dim=1)
+            self.state["rms"].copy_(norms / param[0].numel() ** 0.5)
+        size_grads = torch.linalg.vecdot(param.flatten(1), grad.flatten(1))
+        self.state["size_grads"][:, t % SIZE_PERIOD] = size_grads
 
     def _size_step(self, group: dict[str, Any]) -> Tensor:
         """(n,) relative change of the tensors' sizes: Adam on the log size, every fourth step."""
@@ -219,7 +223,8 @@ def _stacks_of(params: list[Tensor], state: defaultdict[Tensor, Any]) -> list[_S
         alike.setdefault((param.shape, param.dtype, param.device), []).append(param)
     stacks = []
     for same in alike.values():
-        size = max(1, MAX_STACK_ELEMENTS // max(1, same[0].numel()))
+        limit = MAX_STACK_ELEMENTS.get(same[0].device.type, MAX_STACK_ELEMENTS["cuda"])
+        size = max(1, limit // max(1, same[0].numel()))
         stacks += [_Stack(same[i : i + size], state) for i in range(0, len(same), size)]
     return stacks
 

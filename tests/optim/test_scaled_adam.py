@@ -74,7 +74,7 @@ def test_state_is_kept_per_parameter() -> None:
 def test_stacking_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stacked = make_params()
     train(ScaledAdam(stacked), stacked, range(45))
-    monkeypatch.setattr(scaled_adam, "MAX_STACK_ELEMENTS", 1)
+    monkeypatch.setitem(scaled_adam.MAX_STACK_ELEMENTS, "cpu", 1)
     single = make_params()
     train(ScaledAdam(single), single, range(45))
     assert_equal(single, stacked, rtol=1e-5, atol=1e-6)
