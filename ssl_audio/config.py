@@ -1,0 +1,165 @@
+"""From the command line to an experiment: resolvers, and errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_audio.pipeline import Stage, config_hash
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A command line that does not describe a run; the message is one line."""
+
+
+def register_resolvers() -> None:
+    """``${run_name:}``: the experiment, its scale and a hash of all that decides the result."""
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    described = [stage for _, stage in _stage_configs(_root_)]
+    dry_run = "dry_run-" if _root_.trainer.fast_dev_run else ""
+    return f"{dry_run}{_root_.experiment_name}-{_root_.scale_name}-{config_hash(described)}"
+
+
+def _stage_configs(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
+    """Resolved sections of ``stages`` that this run has, in order.
+
+    Token extraction is for ``tokens=stored``; a dry run has nothing to probe.
+    """
+    left_out = {"tokens"} if config.tokens == "online" else set()
+    if config.trainer.fast_dev_run:
+        left_out.add("probe")
+    resolved = OmegaConf.to_container(config.stages, resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict)
+    return [
+        (str(name), stage)
+        for name, stage in resolved.items()
+        if stage is not None and name not in left_out
+    ]
+
+
+def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
+    """Name to (stage, its resolved config), in the order they run.
+
+    Raises:
+        ConfigError: no experiment, or a section that its class does not take.
+    """
+    if config.tokens not in ("online", "stored"):
+        raise ConfigError(f"tokens={config.tokens}: choose online or stored")
+    stages = {}
+    for name, section in _stage_configs(config):
+        stages[name] = (construct(section, f"stages.{name}", recursive=False), section)
+    return stages
+
+
+def construct(
+    section: Mapping[str, Any], key: str, *, recursive: bool = True, **arguments: Any
+) -> Any:
+    """The object that a config section with ``_target_`` describes.
+
+    Args:
+        section: of the resolved config.
+        key: where the section stands, for messages.
+        recursive: also construct the sections inside.
+        arguments: objects that no config can hold.
+
+    Raises:
+        ConfigError: the section has an argument that the class does not take, or lacks one.
+    """
+    try:
+        make = instantiate({**section, "_partial_": True}, _recursive_=recursive, _convert_="all")
+    except HydraException as error:
+        if isinstance(_cause(error), ValueError | TypeError):
+            raise ConfigError(f"{key}: {_last_line(error)}") from error
+        raise
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ConfigError(f"{key}: {_last_line(error)}") from error
+
+
+def check_command_line(overrides: Sequence[str]) -> None:
+    """Compose what ``overrides`` ask for, only to find out what is wrong with them.
+
+    Raises:
+        ConfigError: unknown experiment, option or key, with the nearest that exists.
+    """
+    if not any(override.startswith("experiment=") for override in overrides):
+        raise ConfigError(f"choose an experiment: experiment={'|'.join(options('experiment'))}")
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("train", list(overrides), return_hydra_config=True)
+            known = compose("train", [o for o in overrides if o.startswith("experiment=")])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    for key in config:
+        if key not in known and key != "hydra":
+            raise ConfigError(f"unknown key {key}{_nearest(str(key), [str(k) for k in known])}")
+
+
+def options(group: str) -> list[str]:
+    """Names that ``group=`` takes."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    text = str(error)
+    if match := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
+        group, name = match.groups()
+        return f"{group}={name} does not exist; choose one of {', '.join(options(group))}"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        meant = _nearest(match[1], _known_keys(overrides))
+        return f"{match[1]} is not a key of this experiment{meant}"
+    return _last_line(error)
+
+
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()}
+    choices = [o for o in overrides if o.split("=")[0] in groups]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", choices), resolve=False)
+    return list(_paths(config))
+
+
+def _paths(config: Any, prefix: str = "") -> list[str]:
+    if not isinstance(config, dict):
+        return []
+    found = []
+    for key, value in config.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        found += [path, *_paths(value, path)]
+    return found
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """What the user may have meant: the same path with one part mistyped, or the same last part."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    same_leaf = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    meant = close or same_leaf[:1]
+    return f"; did you mean {meant[0]}?" if meant else "; see python train.py --cfg job"
+
+
+def _last_line(error: BaseException) -> str:
+    """The innermost reason of a chained Hydra error, on one line."""
+    return " ".join(str(_cause(error)).split())
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,48 @@
+"""What several stages build from their config sections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ssl_audio import hub
+from ssl_audio.config import construct
+from ssl_audio.data.datamodule import DataModule
+from ssl_audio.models.zipformer.model import Zipformer
+
+# Short names on the command line (data.root=DIR) that the section's own source interpolates.
+SOURCE_SHORTCUTS = frozenset({"root", "speech_root", "audio_root", "manifest", "path", "split"})
+
+
+def build_data(section: Mapping[str, Any], seed: int) -> DataModule:
+    """The data module of the ``data`` section.
+
+    Raises:
+        ValueError: the source or its settings cannot be used, in one line.
+    """
+    settings = {key: value for key, value in section.items() if key not in SOURCE_SHORTCUTS}
+    data: DataModule = construct(settings, "data", seed=seed)
+    return data
+
+
+def build_student(model: Mapping[str, Any], seed: int) -> Zipformer:
+    """A fresh encoder whose weights are a function of the seed; global generators stay as they are.
+
+    Raises:
+        ValueError: an architecture that SPEAR's objective cannot train.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = hub.build(model, "model")
+    if not isinstance(encoder, Zipformer):
+        raise ValueError(f"model.kind={model['kind']}: SPEAR trains a zipformer")
+    return encoder
+
+
+def default_device(device: str | None) -> str:
+    """``device``, or this rank's GPU if there is one."""
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    return device or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")

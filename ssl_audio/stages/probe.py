@@ -1,0 +1,51 @@
+"""Score the finished encoder against its untrained self and log-mel statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_audio import hub
+from ssl_audio.config import construct
+from ssl_audio.pipeline import RunContext, Stage
+from ssl_audio.probes.runner import run_probes, write_results
+from ssl_audio.stages.common import build_student
+
+
+class ProbeStage(Stage):
+    """Probe an export and its untrained twin; results go to ``results.json`` and ``results.md``.
+
+    Args:
+        encoder: an export or ``stage:NAME``.
+        model: section that the student was built from.
+        suite: section of the probe suite.
+        settings: section of ``ProbeSettings``.
+        cache_dir: where scores of baselines are kept between runs.
+        seed: of the student's initial weights.
+    """
+
+    on_change = "rerun"
+
+    def __init__(
+        self,
+        encoder: str,
+        model: Mapping[str, Any],
+        suite: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        cache_dir: str,
+        seed: int,
+    ) -> None:
+        self.encoder, self.model, self.seed = encoder, model, seed
+        self.suite, self.settings, self.cache_dir = suite, settings, cache_dir
+
+    def run(self, directory: Path, context: RunContext) -> None:
+        results = run_probes(
+            hub.load_encoder(context.resolve(self.encoder)),
+            construct(self.suite, "probe.suite"),
+            untrained=build_student(self.model, self.seed).eval(),
+            settings=construct(self.settings, "probe.settings"),
+            cache_dir=self.cache_dir,
+            progress=True,
+        )
+        write_results(results, directory)

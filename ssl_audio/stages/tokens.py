@@ -1,0 +1,71 @@
+"""Extract the teachers' tokens of all training audio once (``tokens=stored``)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from ssl_audio import hub
+from ssl_audio.data.segments import DOMAINS
+from ssl_audio.data.token_extraction import extract_tokens
+from ssl_audio.pipeline import RunContext, Stage
+from ssl_audio.stages.common import build_data, default_device
+from ssl_audio.tasks.spear_loss import STRATEGIES
+
+POLL_SEC = 5.0  # between looks whether the other ranks have finished
+
+
+class TokenStage(Stage):
+    """One token store per teacher, in the stage's folder; existing shards are kept.
+
+    Under torchrun or srun the ranks share the shards.
+
+    Args:
+        tokenizers: teacher name to an export or ``stage:NAME``; null for a teacher left out.
+        strategy: of the task; decides which clips need which teacher.
+        data: section of the data module.
+        device: null picks a GPU if there is one.
+        seed: of the run.
+    """
+
+    ranks = "shared"
+
+    def __init__(
+        self,
+        tokenizers: Mapping[str, str | None],
+        strategy: str,
+        data: Mapping[str, Any],
+        seed: int,
+        device: str | None = None,
+    ) -> None:
+        self.tokenizers = {name: source for name, source in tokenizers.items() if source}
+        self.strategy, self.data, self.seed = strategy, data, seed
+        self.device = default_device(device)
+
+    def run(self, directory: Path, context: RunContext) -> None:
+        data = build_data(self.data, self.seed)
+        for name, source in self.tokenizers.items():
+            export = context.resolve(source)
+            wanted = STRATEGIES[self.strategy][name]
+            tokenizer = hub.load_tokenizer(export)
+            store = None
+            while store is None:
+                store = extract_tokens(
+                    tokenizer,
+                    data,
+                    directory / name,
+                    teacher_hash=hub.content_hash(export),
+                    domains=[label for label, domain in DOMAINS.items() if domain in wanted],
+                    device=self.device,
+                    rank=rank_zero_only.rank,
+                    num_ranks=int(os.environ.get("WORLD_SIZE", "1")),
+                )
+                if store is None and rank_zero_only.rank != 0:
+                    break
+                if store is None:
+                    time.sleep(POLL_SEC)

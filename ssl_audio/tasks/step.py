@@ -1,0 +1,89 @@
+"""What every pre-training task does around its loss: seed, divide once, agree on the step."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ssl_audio.batch import AudioBatch
+
+log = logging.getLogger(__name__)
+
+
+class SummedLossTask(LightningModule):
+    """Training steps that return sums, turned into one mean per optimizer step.
+
+    A subclass calls ``begin_step`` first and returns ``end_step(loss_sum, count)`` from
+    ``training_step``. The gradient is then the sum over all ranks and micro-batches divided by
+    their total count, whatever the number of ranks and the accumulation. Before the optimizer
+    moves, all ranks look at the same reduced gradient: when its norm is not finite, all skip.
+
+    Args:
+        seed: the run's seed.
+        max_skipped_steps: give up after this many non-finite steps in a row.
+    """
+
+    def __init__(self, seed: int, max_skipped_steps: int = 20) -> None:
+        super().__init__()
+        self.seed = seed
+        self.max_skipped_steps = max_skipped_steps
+        self._count: Tensor | None = None
+        self._ids: list[str] = []
+        self._skipped_in_a_row = 0
+
+    def begin_step(self, batch: AudioBatch) -> None:
+        """Make the global generators (dropout, skips) a function of seed and data position."""
+        position = int(batch.sample_index[0])
+        torch.manual_seed((self.seed * 1_000_003 + position) % 2**63)
+        self._ids.extend(batch.ids)
+
+    def end_step(self, loss_sum: Tensor, count: Tensor) -> Tensor:
+        """Remember how much ``loss_sum`` sums over; undo Lightning's division by accumulation."""
+        count = count.detach().to(torch.float64 if count.device.type == "cpu" else torch.float32)
+        self._count = count if self._count is None else self._count + count
+        return loss_sum * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        assert self._count is not None, "training_step returned end_step(...)"
+        total = self.trainer.strategy.reduce(self._count, reduce_op="sum")
+        # DDP has averaged the ranks' sums, hence world_size.
+        factor = (self.trainer.world_size / total.clamp(min=1)).float()
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        for gradient in gradients:
+            gradient.mul_(factor)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self.log("train/grad_norm", norm)
+        self._skip_unless_finite(norm)
+        self._count = None
+        self._ids.clear()
+
+    def _skip_unless_finite(self, norm: Tensor) -> None:
+        # Every rank holds the same reduced gradient, so every rank decides alike.
+        if torch.isfinite(norm):
+            self._skipped_in_a_row = 0
+            return
+        for parameter in self.parameters():
+            parameter.grad = None  # optimizers leave parameters without a gradient alone
+        self._skipped_in_a_row += 1
+        clips = ", ".join(self._ids[:8]) + (" ..." if len(self._ids) > 8 else "")
+        log.warning(
+            "step %d skipped on all ranks: gradient norm %s; rank %d had clips %s",
+            self.global_step, norm.item(), self.global_rank, clips,
+        )  # fmt: skip
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            raise ValueError(
+                f"{self._skipped_in_a_row} steps in a row had a gradient that is not finite; "
+                "lower task.optimizer.lr or use trainer.precision=32-true, then rerun: the last "
+                "checkpoint is good"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_in_a_row"] = self._skipped_in_a_row
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._skipped_in_a_row = checkpoint["skipped_in_a_row"]

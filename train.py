@@ -1,0 +1,79 @@
+"""Pre-train an audio encoder: ``python train.py experiment=spear_unified``.
+
+Composes the configuration and runs the experiment's stages in order, skipping what is done and
+continuing what is not. ``python train.py --help`` lists the groups; ``--cfg job`` prints the config.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import hydra
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from ssl_audio.config import CONFIG_DIR, build_stages, check_command_line, register_resolvers
+from ssl_audio.pipeline import RunContext, run_stages
+from ssl_audio.probes.table import print_table
+from ssl_audio.report import write_report
+
+
+def run(config: DictConfig) -> Path:
+    """Run all stages of ``config``; returns the run's folder.
+
+    Raises:
+        ValueError: something that the user can mend, in one line.
+    """
+    run_dir = Path(config.run_dir).absolute()
+    if config.trainer.fast_dev_run and rank_zero_only.rank == 0:
+        for name in config.stages:  # what a dry run leaves must not be taken for work
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+    run_stages(build_stages(config), RunContext(run_dir))
+    if rank_zero_only.rank == 0:
+        _summarise(run_dir)
+    return run_dir
+
+
+def _summarise(run_dir: Path) -> None:
+    """The probe table, and where everything lies."""
+    results = run_dir / "probe" / "results.json"
+    if results.exists():
+        print_table(json.loads(results.read_text()))
+    for label, value in (
+        ("run folder", run_dir),
+        ("report", write_report(run_dir)),
+        ("curves", f"tensorboard --logdir {run_dir}"),
+        ("encoder", run_dir / "student" / "export"),
+    ):
+        print(f"{label + ':':12}{value}")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
+def _hydra_main(config: DictConfig) -> None:
+    try:
+        run(config)
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
+def main() -> None:
+    register_resolvers()
+    overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+    if overrides == sys.argv[1:]:  # flags such as --help, --cfg and --multirun are Hydra's own
+        try:
+            check_command_line(overrides)
+        except ValueError as error:
+            _fail(error)
+    _hydra_main()
+
+
+def _fail(error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()
