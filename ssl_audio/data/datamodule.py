@@ -11,7 +11,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ssl_audio.batch import AudioBatch
-from ssl_audio.data.dataset import SegmentDataset
+from ssl_audio.data.dataset import SegmentDataset, already_collated
 from ssl_audio.data.plan import BatchPlan, PlannedSample
 from ssl_audio.data.samplers import EpochSampler, TrainSampler, share_among_ranks
 from ssl_audio.data.segments import CROPS, DOMAINS, cut_segments
@@ -272,7 +272,7 @@ class DataModule(LightningDataModule):
             dataset,
             batch_sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_collated,
+            collate_fn=already_collated,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self.multiprocessing_context if workers else None,
             persistent_workers=self.persistent_workers and workers,
@@ -301,8 +301,3 @@ class Batches:
 
     def __iter__(self) -> Iterator[AudioBatch]:
         return (batch for batch in self._loader if batch is not None)
-
-
-def _collated(batch: Any) -> Any:
-    """The dataset has collated already."""
-    return batch

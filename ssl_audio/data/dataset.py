@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,3 +143,8 @@ class SegmentDataset(Dataset[AudioBatch | None]):
                 f"{bad} of the last {WINDOW} clips cannot be read, more than data.max_bad_fraction="
                 f"{self.max_bad_fraction}; the last: {reason}"
             )
+
+
+def already_collated(batch: Any) -> Any:
+    """The loader's ``collate_fn``. It stands here so that spawned workers import no Lightning."""
+    return batch
