@@ -52,6 +52,8 @@ def _refine_frames(gram, projections, codes, kept, iters):  # type: ignore[no-un
     num_frames, num_codebooks = codes.shape
     size = gram.shape[0] // num_codebooks
     most = kept.max()
+    squares = np.diag(gram).copy()
+    errors = np.empty(gram.shape[0], gram.dtype)
     candidates = np.empty((num_codebooks, kept[0]), np.int64)  # rows of gram
     scores = np.empty((num_codebooks, most), gram.dtype)
     picks = np.empty((num_codebooks, most, num_codebooks), np.int64)
@@ -60,7 +62,8 @@ def _refine_frames(gram, projections, codes, kept, iters):  # type: ignore[no-un
         for _ in range(iters):
             for n in range(num_codebooks):
                 old[n] = n * size + codes[frame, n]
-            _shortlist(gram, projections[frame], old, candidates, scores, picks)
+            _error_products(gram, projections[frame], old, errors)
+            _shortlist(gram, squares, errors, old, candidates, scores, picks)
             group = 1
             for level in range(1, len(kept)):
                 _merge(gram, old, candidates, scores, picks, group, kept[level - 1], kept[level])
@@ -75,20 +78,28 @@ def _refine_frames(gram, projections, codes, kept, iters):  # type: ignore[no-un
 
 
 @jit
-def _shortlist(gram, projection, old, candidates, scores, picks):  # type: ignore[no-untyped-def]
+def _error_products(gram, projection, old, errors):  # type: ignore[no-untyped-def]
+    """Products of all centers with the present error of the reconstruction."""
+    for j in range(len(errors)):
+        errors[j] = -projection[j]
+    for n in range(len(old)):
+        row = gram[old[n]]
+        for j in range(len(errors)):
+            errors[j] += row[j]
+
+
+@jit
+def _shortlist(gram, squares, errors, old, candidates, scores, picks):  # type: ignore[no-untyped-def]
     """Best single replacements of each codebook, the others at their current codes."""
     num_codebooks, keep = candidates.shape
     size = gram.shape[0] // num_codebooks
-    error = -projection
-    for n in range(num_codebooks):
-        error += gram[old[n]]
     for n in range(num_codebooks):
         first = n * size
         own = gram[old[n]]
         values, places = scores[n], candidates[n]
         filled = 0
         for row in range(first, first + size):
-            value = 2 * (error[row] - own[row]) + gram[row, row]
+            value = 2 * (errors[row] - own[row]) + squares[row]
             filled = _insert(values, places, filled, keep, value, row)
         for a in range(keep):
             picks[n, a, 0] = a
