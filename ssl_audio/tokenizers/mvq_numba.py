@@ -93,14 +93,14 @@ def _shortlist(gram, squares, errors, old, candidates, scores, picks):  # type: 
     """Best single replacements of each codebook, the others at their current codes."""
     num_codebooks, keep = candidates.shape
     size = gram.shape[0] // num_codebooks
+    values = np.empty(size, gram.dtype)
     for n in range(num_codebooks):
         first = n * size
         own = gram[old[n]]
-        values, places = scores[n], candidates[n]
-        filled = 0
-        for row in range(first, first + size):
-            value = 2 * (errors[row] - own[row]) + squares[row]
-            filled = _insert(values, places, filled, keep, value, row)
+        for k in range(size):
+            row = first + k
+            values[k] = 2 * (errors[row] - own[row]) + squares[row]
+        _smallest(values, first, scores[n, :keep], candidates[n], 0)
         for a in range(keep):
             picks[n, a, 0] = a
 
@@ -112,7 +112,8 @@ def _merge(gram, old, candidates, scores, picks, group, width, keep):  # type: i
     dtype = gram.dtype
     slots = np.empty((2, group, candidates.shape[1]), np.int64)
     rows = np.empty((2, group * candidates.shape[1]), np.int64)
-    places = np.empty((2, width, group), np.int64)
+    places = np.empty((2, group, width), np.int64)
+    sums = np.empty(width, dtype)
     adjusted = np.empty((2, width), dtype)
     products = np.empty((rows.shape[1], rows.shape[1]), dtype)
     summed = np.empty(rows.shape[1], dtype)
@@ -136,7 +137,7 @@ def _merge(gram, old, candidates, scores, picks, group, width, keep):  # type: i
             for a in range(width):
                 total = dtype.type(0)
                 for k in range(group):
-                    total += summed[places[side, a, k]]
+                    total += summed[places[side, k, a]]
                 adjusted[side, a] = scores[2 * pair + side, a] - 2 * total
         for u in range(counts[0]):
             row = gram[rows[0, u]]
@@ -146,13 +147,13 @@ def _merge(gram, old, candidates, scores, picks, group, width, keep):  # type: i
         for a in range(width):
             summed[: counts[1]] = 0
             for k in range(group):
-                summed[: counts[1]] += products[places[0, a, k], : counts[1]]
+                summed[: counts[1]] += products[places[0, k, a], : counts[1]]
             for b in range(width):
-                total = dtype.type(0)
-                for k in range(group):
-                    total += summed[places[1, b, k]]
-                value = adjusted[0, a] + adjusted[1, b] + 2 * total
-                filled = _insert(values, winners, filled, keep, value, a * width + b)
+                sums[b] = adjusted[0, a] + adjusted[1, b]
+            for k in range(group):
+                for b in range(width):
+                    sums[b] += 2 * summed[places[1, k, b]]
+            filled = _smallest(sums, a * width, values, winners, filled)
         for a in range(keep):
             even, odd = winners[a] // width, winners[a] % width
             chosen[a, :group] = picks[2 * pair, even, :group]
@@ -179,20 +180,31 @@ def _distinct(candidates, picks, choice, group, width, slots, rows, places):  # 
                 slots[k, pick] = count
                 rows[count] = candidates[choice * group + k, pick]
                 count += 1
-            places[a, k] = slots[k, pick]
+            places[k, a] = slots[k, pick]
     return count
 
 
 @jit
-def _insert(values, places, filled, keep, value, place):  # type: ignore[no-untyped-def]
-    """Keep the smallest values, sorted; the number kept so far."""
-    if filled == keep and not value < values[keep - 1]:
-        return filled
-    position = min(filled, keep - 1)
-    while position > 0 and values[position - 1] > value:
-        values[position] = values[position - 1]
-        places[position] = places[position - 1]
-        position -= 1
-    values[position] = value
-    places[position] = place
-    return min(filled + 1, keep)
+def _smallest(values, first, best, places, filled):  # type: ignore[no-untyped-def]
+    """Sort ``values``, at places ``first`` and on, into the smallest seen so far.
+
+    Args:
+        best: (keep,) sorted values, of which ``filled`` are valid, and ``places`` (keep,).
+
+    Returns:
+        How many are valid now.
+    """
+    keep = len(best)
+    for k in range(len(values)):
+        value = values[k]
+        if filled == keep and not value < best[keep - 1]:
+            continue
+        position = min(filled, keep - 1)
+        while position > 0 and best[position - 1] > value:
+            best[position] = best[position - 1]
+            places[position] = places[position - 1]
+            position -= 1
+        best[position] = value
+        places[position] = first + k
+        filled = min(filled + 1, keep)
+    return filled
