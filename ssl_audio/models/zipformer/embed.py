@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ssl_audio.batch import valid_mask
 from ssl_audio.models.zipformer.balancer import Balancer
@@ -37,24 +39,29 @@ def embedded_frames(num_features: Any) -> Any:
 
 
 class ConvNeXt(Scheduled):
-    """x + pointwise(SwooshL(pointwise(depthwise 7 x 7 (x)))), ``x`` (B, C, U, W)."""
+    """x + pointwise(SwooshL(pointwise(depthwise 7 x 7 (x)))), ``x`` (B, C, U, W) channels-last."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.depthwise_conv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.pointwise_conv1 = nn.Conv2d(channels, 3 * channels, 1)
-        self.hidden_balancer = Balancer(1, 0.3, 1.0, min_abs=0.75, max_abs=5.0)
+        self.hidden_balancer = Balancer(-1, 0.3, 1.0, min_abs=0.75, max_abs=5.0)
         self.pointwise_conv2 = nn.Conv2d(3 * channels, channels, 1)
         scale_init(self.pointwise_conv2, 0.01)
         self.out_balancer = Balancer(1, 0.4, 0.6, min_abs=1.0, max_abs=6.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.pointwise_conv1(self.depthwise_conv(x))
-        branch = self.pointwise_conv2(swoosh_l(self.hidden_balancer(hidden)))
+        hidden = _pointwise(self.depthwise_conv(x).permute(0, 2, 3, 1), self.pointwise_conv1)
+        branch = _pointwise(swoosh_l(self.hidden_balancer(hidden)), self.pointwise_conv2)
         keep = keep_sequences(len(x), self.rate(BRANCH_SKIP), like=x)
         if keep is not None:
             branch = branch * keep[..., None]
-        return self.out_balancer(x + branch)
+        return self.out_balancer(x + branch.permute(0, 3, 1, 2))
+
+
+def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1 x 1 convolution as a matrix product over the last dim, ``x`` (B, U, W, C)."""
+    return functional.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class ConvEmbed(Scheduled):
@@ -83,9 +90,16 @@ class ConvEmbed(Scheduled):
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """``lengths`` (B,), embedded frames: what lies behind is hidden from the 7 x 7 window."""
-        x = self.conv(features[:, None])
+        # Channels-last from the first convolution on: 2 to 3 times faster on a CPU.
+        x = self.conv[0](features[:, None]).contiguous(memory_format=torch.channels_last)
+        for step in self.conv[1:]:
+            x = step(x)
         if lengths is not None:
             x = x.masked_fill(~valid_mask(lengths, x.shape[2])[:, None, :, None], 0.0)
-        x = self.convnext(x).transpose(1, 2).flatten(2)
-        x = self.out_norm(self.out_whiten(self.out(x)))
+        x = self.out_norm(self.out_whiten(self._project(self.convnext(x))))
         return dropout_shared_over_time(x, self.rate(DROPOUT))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """``out`` over channels and mel positions; reorders its weight rather than ``x``."""
+        weight = self.out.weight.unflatten(1, (x.shape[1], -1)).transpose(1, 2).flatten(1)
+        return functional.linear(x.permute(0, 2, 3, 1).flatten(2), weight, self.out.bias)
