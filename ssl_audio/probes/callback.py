@@ -42,6 +42,7 @@ class OnlineProbes(Callback):
         layers: names of hidden states; None probes all.
         settings: how to probe.
         path: the JSON file; by default ``probes.json`` in the trainer's root folder.
+        cache_dir: baselines are kept here for other runs too.
         encoder_name: attribute of the task that holds the encoder.
 
     Raises:
@@ -58,6 +59,7 @@ class OnlineProbes(Callback):
         layers: Sequence[str] | None = None,
         settings: ProbeSettings | None = None,
         path: str | Path | None = None,
+        cache_dir: str | Path | None = None,
         encoder_name: str = "encoder",
     ) -> None:
         if every_n_steps < 0:
@@ -71,6 +73,7 @@ class OnlineProbes(Callback):
         self.layers = layers
         self.settings = settings or ProbeSettings()
         self.path = None if path is None else Path(path)
+        self.cache_dir = cache_dir
         self.encoder_name = encoder_name
         self._open_suite = suite
         self._suite: ProbeSuite | None = None
@@ -137,7 +140,7 @@ class OnlineProbes(Callback):
                 missing[name] = EncoderLayers(fresh, self.layers)
             elif name == LOG_MEL:
                 missing[name] = LogMelFrames(device=pl_module.device)
-        results = probe_sources(missing, suite, settings=self.settings)
+        results = probe_sources(missing, suite, settings=self.settings, cache_dir=self.cache_dir)
         self._record |= {key: results[key] for key in ("suite", "suite_fingerprint", "settings")}
         self._record["baselines"] |= results["scores"]
         self._warn(results["warnings"])

@@ -32,16 +32,22 @@ class ProbeSettings:
     """How probes are run; part of the key of cached results.
 
     Attributes:
-        batch_sec: padded seconds of audio in a batch.
+        batch_sec: padded seconds of audio in a batch; small ones stay in a CPU's cache.
         max_clip_sec: longer clips are cut to their beginning.
         inverse_penalties: grid for scikit-learn's C.
         max_iters: of the solver, for each point of the grid.
     """
 
-    batch_sec: float = 60.0
+    batch_sec: float = 20.0
     max_clip_sec: float = 15.0
-    inverse_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    inverse_penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
     max_iters: int = 100
+
+    def __post_init__(self) -> None:
+        # A config gives lists and integers; equal settings must have equal cache keys.
+        object.__setattr__(self, "inverse_penalties", tuple(map(float, self.inverse_penalties)))
+        if not self.inverse_penalties or min(self.inverse_penalties) <= 0:
+            raise ValueError(f"inverse_penalties must be positive, got {self.inverse_penalties}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,22 +131,23 @@ def group_by_length(durations_sec: Sequence[float], batch_sec: float) -> list[li
     return groups
 
 
-def frame_range(span: Span, frame_rate: float, num_frames: int) -> tuple[int, int]:
-    """First and one past the last frame whose centre, (i + 0.5) / frame_rate, lies in the span.
+def frame_range(
+    span: Span, frame_rate: float, num_frames: int, offset_sec: float = 0.0
+) -> tuple[int, int]:
+    """First and one past the last frame whose centre lies in the span.
 
-    A span between two centres gets the frame that it touches; the range is empty only if there are
-    no frames or the span starts behind the last one.
+    Frame i is centred at ``offset_sec + (i + 0.5) / frame_rate``. A span without a centre gets the
+    frame nearest to its middle, so only a clip without frames gives an empty range.
     """
     if span.end_sec is None:
         return 0, num_frames
-    first = math.ceil(span.start_sec * frame_rate - 0.5 - 1e-6)
-    stop = math.ceil(span.end_sec * frame_rate - 0.5 - 1e-6)
-    if stop <= first:
-        first = int((span.start_sec + span.end_sec) / 2 * frame_rate)
+    start, end = ((t - offset_sec) * frame_rate for t in (span.start_sec, span.end_sec))
+    first = max(0, math.ceil(start - 0.5 - 1e-6))
+    stop = min(num_frames, math.ceil(end - 0.5 - 1e-6))
+    if stop <= first and num_frames > 0:
+        first = min(max(math.floor((start + end) / 2), 0), num_frames - 1)
         stop = first + 1
-    if first >= num_frames and span.start_sec * frame_rate < num_frames + 0.5:
-        first = num_frames - 1  # the end of the clip, behind the last whole frame
-    return max(0, first), min(stop, num_frames)
+    return first, stop
 
 
 def pool(states: Tensor, frames: Tensor, counts: Tensor, pooling: Pooling) -> Tensor:
@@ -210,9 +211,11 @@ class _Collector:
             for span in clip_spans:
                 if span.pooling != pooling:
                     continue
-                start, stop = frame_range(span, self.source.frame_rate, num_frames[clip])
+                start, stop = frame_range(
+                    span, self.source.frame_rate, num_frames[clip], self.source.frame_offset_sec
+                )
                 if stop <= start:
-                    self.failures.append(f"{span.clip}: no frame at {span.start_sec:.3f} s")
+                    self.failures.append(f"{span.clip}: too short for a single frame")
                     continue
                 self.rows[span] = self.sizes[pooling]
                 self.sizes[pooling] += 1

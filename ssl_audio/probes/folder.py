@@ -50,7 +50,7 @@ def folder_suite(
     root: str | Path,
     tasks: Sequence[str] | None = None,
     limits: FolderLimits | None = None,
-) -> tuple[ProbeSuite, list[str]]:
+) -> ProbeSuite:
     """Reads the tasks below ``root`` (the folder that holds ``probes``, or that folder itself).
 
     Args:
@@ -59,7 +59,7 @@ def folder_suite(
         limits: caps per task.
 
     Returns:
-        The suite, and one line for each file that was left out because it cannot be read.
+        The suite; files that cannot be read are named in its ``left_out``.
 
     Raises:
         ValueError: no such folder, no task in it, an unknown task, a missing column, a time that is
@@ -77,9 +77,8 @@ def folder_suite(
     loaded = [_read_task(home, name, limits) for name in found if tasks is None or name in tasks]
     paths = {e.clip for task in loaded for split in SPLITS for e in task.examples[split]}
     clips, failures = _read_durations(home, sorted(paths))
-    return ProbeSuite("folder", clips, tuple(_without_missing(task, clips) for task in loaded)), (
-        failures
-    )
+    kept = tuple(_without_missing(task, clips) for task in loaded)
+    return ProbeSuite("folder", clips, kept, tuple(failures))
 
 
 def _read_task(home: Path, name: str, limits: FolderLimits) -> ProbeTask:

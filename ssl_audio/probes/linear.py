@@ -1,11 +1,13 @@
 """Multinomial logistic regression for every penalty of a grid at once.
 
 The optimum is that of scikit-learn's ``LogisticRegression(C=...)``: summed cross-entropy in nats
-plus ``||W||^2 / (2 C)``, intercepts unpenalised. Rotating the features to their principal axes
-and scaling each axis by the fixed curvature bound of Böhning (1992, "Multinomial logistic
-regression algorithm") makes the problem smooth with constant 1, so accelerated gradient steps
-(Beck & Teboulle 2009; restarts of O'Donoghue & Candès 2015) need no line search, and all penalties
-share the two large matrix products of a step.
+plus ``||W||^2 / (2 C)``, intercepts unpenalised. (Two classes have two logits here and one there:
+the same optimum has half their C.)
+
+Rotating the features to their principal axes and scaling each axis by the fixed curvature bound of
+Böhning (1992, "Multinomial logistic regression algorithm") makes the problem smooth with constant
+1, so accelerated gradient steps (Beck & Teboulle 2009; restarts of O'Donoghue & Candès 2015) need
+no line search, and all penalties share the two large matrix products of a step.
 
 Axes: N examples, D channels, R principal axes (at most min(N, D)), P penalties, K classes.
 """

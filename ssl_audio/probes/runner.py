@@ -77,7 +77,7 @@ def probe_sources(
     """Probes any sources of features. A task that fails becomes a warning, the others go on."""
     settings = settings or ProbeSettings()
     scores: dict[str, dict[str, Any]] = {}
-    warnings: list[str] = []
+    warnings = list(suite.left_out)
     cached = {name: _cache_path(cache_dir, src, suite, settings) for name, src in sources.items()}
     for name, path in cached.items():
         if path is not None and path.is_file():

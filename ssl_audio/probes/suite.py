@@ -84,11 +84,12 @@ class ProbeTask:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSuite:
-    """Tasks over one set of clips."""
+    """Tasks over one set of clips; ``left_out`` has one line for each file that was not usable."""
 
     name: str
     clips: Mapping[str, ProbeClip]
     tasks: tuple[ProbeTask, ...]
+    left_out: tuple[str, ...] = ()
 
     def spans(self) -> dict[Span, int]:
         """Every distinct span of the tasks and its row, in a fixed order."""

@@ -16,17 +16,17 @@ COLUMNS = ("trained", "untrained", "log-mel")
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints task, metric, and a score with its 95 % interval for each source of features."""
-    sources = _sources(results)
+    sources = source_names(results)
     table = Table(title=f"Probes: suite {results['suite']}")
     table.add_column("task")
     table.add_column("metric")
     for name in sources:
         table.add_column(name, justify="right")
     table.add_column("majority", justify="right")
-    for task, scores in _by_task(results).items():
+    for task, scores in by_task(results).items():
         best = max(score["value"] for score in scores.values())
         cells = [
-            _bold(_cell(scores.get(name)), name in scores and scores[name]["value"] == best)
+            _bold(score_text(scores.get(name)), name in scores and scores[name]["value"] == best)
             for name in sources
         ]
         record = next(iter(scores.values()))
@@ -40,14 +40,14 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
 def markdown_table(results: Mapping[str, Any]) -> str:
     """The same table as Markdown."""
-    sources = _sources(results)
+    sources = source_names(results)
     lines = [
         "| task | metric | " + " | ".join(sources) + " | majority |",
         "|---|---|" + "---:|" * (len(sources) + 1),
     ]
-    for task, scores in _by_task(results).items():
+    for task, scores in by_task(results).items():
         record = next(iter(scores.values()))
-        cells = [_cell(scores.get(name)) for name in sources]
+        cells = [score_text(scores.get(name)) for name in sources]
         majority = f"{100 * record['majority']:.1f}"
         lines.append(" | ".join(["| " + task, record["metric"], *cells, majority]) + " |")
     return "\n".join([*lines, "", summary(results), ""])
@@ -55,12 +55,12 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 
 def summary(results: Mapping[str, Any]) -> str:
     """On how many tasks the trained encoder beats each baseline."""
-    by_task = _by_task(results).values()
+    rows = by_task(results).values()
     parts = []
     for baseline in ("untrained", "log-mel"):
         pairs = [
             (scores["trained"]["value"], scores[baseline]["value"])
-            for scores in by_task
+            for scores in rows
             if "trained" in scores and baseline in scores
         ]
         if pairs:
@@ -69,7 +69,7 @@ def summary(results: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _sources(results: Mapping[str, Any]) -> list[str]:
+def source_names(results: Mapping[str, Any]) -> list[str]:
     """Column names, the usual three first."""
     present = list(results["scores"])
     return [name for name in COLUMNS if name in present] + [
@@ -77,7 +77,7 @@ def _sources(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _by_task(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     tasks: dict[str, dict[str, Any]] = {}
     for source, scores in results["scores"].items():
         for task, score in scores.items():
@@ -85,7 +85,7 @@ def _by_task(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return tasks
 
 
-def _cell(score: Mapping[str, Any] | None) -> str:
+def score_text(score: Mapping[str, Any] | None) -> str:
     """Percent and the larger half of the 95 % interval."""
     if score is None:
         return "-"

@@ -1,0 +1,164 @@
+"""Training here is as sensitive as it gets: dropout, batch norm, shuffling from the global RNG."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from ssl_audio.probes.callback import OnlineProbes, latest_results, probe_scalars
+from ssl_audio.report.events import read_logs
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|tensorboardX|val_dataloader).*")
+
+
+class ToyTask(LightningModule):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.losses: list[float] = []
+
+    def training_step(self, batch, batch_idx):
+        noise = random.random() + np.random.rand()  # noqa: NPY002
+        out = self.encoder(batch[0] + 0.01 * torch.randn_like(batch[0]))
+        loss = (out.frames - noise).square().mean()
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+    def train_dataloader(self):
+        data = torch.utils.data.TensorDataset(torch.linspace(-1, 1, 12 * 3200).view(12, 3200))
+        return torch.utils.data.DataLoader(data, batch_size=2, shuffle=True)
+
+
+@pytest.fixture
+def fit(tmp_path, tiny_encoder):
+    def run(*callbacks, max_steps=6, seed=0, ckpt_path=None, **options):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        task = ToyTask(type(tiny_encoder)())
+        options = {"logger": False, "enable_checkpointing": False} | options
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=max_steps,
+            callbacks=list(callbacks),
+            default_root_dir=tmp_path,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
+        trainer.fit(task, ckpt_path=ckpt_path)
+        return task
+
+    return run
+
+
+def without_times(record):
+    return json.loads(json.dumps(record), object_hook=lambda d: d | {"seconds": 0})
+
+
+def test_probing_does_not_change_training(fit, tone_suite):
+    plain = fit()
+    probed = fit(OnlineProbes(tone_suite, every_n_steps=2))
+    assert probed.losses == plain.losses
+    expected = plain.encoder.state_dict()
+    for name, tensor in probed.encoder.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_results_go_to_json_and_tensorboard(fit, tone_suite, tmp_path):
+    probes = OnlineProbes(lambda: tone_suite, every_n_steps=4, path=tmp_path / "out" / "p.json")
+    fit(probes, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    record = json.loads((tmp_path / "out" / "p.json").read_text())
+    assert [entry["step"] for entry in record["history"]] == [4, 6]
+    assert set(record["baselines"]) == {"untrained", "log-mel"}
+    assert latest_results(record) == probes.results
+    assert list(probes.results["scores"]) == ["trained", "untrained", "log-mel"]
+    (log,) = read_logs(tmp_path)
+    curve = log.scalars["probe/tone/accuracy"]
+    assert curve.steps == [4, 6]
+    values = [entry["scores"]["tone"]["value"] for entry in record["history"]]
+    assert curve.values == pytest.approx(values)
+    level = log.scalars["probe/tone/accuracy@log-mel"].values
+    assert level == pytest.approx([record["baselines"]["log-mel"]["tone"]["value"]] * 2)
+
+
+def test_accumulation_probes_once_per_optimizer_step(fit, tone_suite):
+    probes = OnlineProbes(tone_suite.only(["tone"]), every_n_steps=1, baselines=())
+    fit(probes, max_steps=3, accumulate_grad_batches=2)
+    assert [entry["step"] for entry in probes.state_dict()["history"]] == [1, 2, 3]
+
+
+def test_a_resumed_run_continues_its_history_and_keeps_its_baselines(fit, tone_suite, tmp_path):
+    def checkpoint():
+        return ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=4, save_top_k=-1)
+
+    whole = OnlineProbes(tone_suite, every_n_steps=2)
+    fit(whole, checkpoint(), enable_checkpointing=True)
+    saved = next((tmp_path / "ckpt").glob("*step=4.ckpt"))
+    content = torch.load(saved, weights_only=True)
+    assert any("OnlineProbes" in key for key in content["callbacks"])
+    resumed = OnlineProbes(tone_suite, every_n_steps=2)
+    fit(resumed, seed=9, ckpt_path=saved)
+    first, second = without_times(whole.state_dict()), without_times(resumed.state_dict())
+    assert second["baselines"] == first["baselines"]
+    assert second["history"][:2] == first["history"][:2]
+    assert [entry["step"] for entry in second["history"]] == [2, 4, 6]
+
+
+def test_a_checkpoint_of_another_suite_is_dropped_with_a_warning(fit, tone_suite, make_suite):
+    first = OnlineProbes(tone_suite)
+    fit(first, max_steps=1)
+    second = OnlineProbes(make_suite((12, 6, 6)))
+    second.load_state_dict(first.state_dict())
+    with pytest.warns(UserWarning, match="the suite differs from the one in the checkpoint"):
+        fit(second, max_steps=1)
+    assert len(second.state_dict()["history"]) == 1
+
+
+def test_an_error_while_probing_is_a_warning(fit, tmp_path):
+    def broken():
+        raise OSError("disk is gone")
+
+    with pytest.warns(UserWarning, match=r"online probes failed, training goes on.*disk is gone"):
+        task = fit(OnlineProbes(broken, every_n_steps=1), max_steps=2)
+    assert len(task.losses) == 2
+
+
+def test_a_dry_run_does_not_probe(fit, tone_suite, tmp_path):
+    probes = OnlineProbes(tone_suite, every_n_steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(probes, fast_dev_run=True)
+    assert probes.results is None
+    assert not (tmp_path / "probes.json").exists()
+
+
+def test_other_loggers_get_the_same_scalars(fit, tone_suite, tmp_path):
+    fit(OnlineProbes(tone_suite, baselines=()), max_steps=1, logger=CSVLogger(tmp_path, "csv"))
+    text = next((tmp_path / "csv").rglob("metrics.csv")).read_text()
+    assert "probe/loud/accuracy" in text.splitlines()[0]
+
+
+def test_scalars_hold_means():
+    score = {"metric": "accuracy", "value": 0.5}
+    scalars = probe_scalars({"a": score, "b": {**score, "value": 0.7}}, {"log-mel": {"a": score}})
+    assert scalars["probe/mean"] == pytest.approx(0.6)
+    assert scalars["probe/a/accuracy@log-mel"] == scalars["probe/mean@log-mel"] == 0.5
+
+
+def test_bad_arguments_end_in_one_line(tone_suite):
+    with pytest.raises(ValueError, match="every_n_steps must be 0 or more, got -1"):
+        OnlineProbes(tone_suite, every_n_steps=-1)
+    with pytest.raises(ValueError, match="unknown baseline 'mel'"):
+        OnlineProbes(tone_suite, baselines=("mel",))
