@@ -48,6 +48,7 @@ class HuggingFaceSource(Source):
         cache_dir: str | os.PathLike[str] | None = None,
         max_bad_fraction: float = 0.5,
     ) -> None:
+        domain = clip_domain(domain, "data.source.domain")
         dataset = _load(str(path), split, name)
         if audio_column not in dataset.column_names:
             columns = ", ".join(dataset.column_names)
@@ -154,7 +155,7 @@ def _load(path: str, split: str | None, name: str | None) -> Any:
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise ValueError(
-                f"{path} has the splits {', '.join(loaded)}; set data.source.split to one of them"
+                f"{path} has the splits {', '.join(loaded)}; set data.split to one of them"
             )
         return loaded[split]
     return loaded

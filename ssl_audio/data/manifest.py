@@ -103,6 +103,14 @@ def scan_files(
     return records
 
 
+def scan_cache(cache_dir: str | os.PathLike[str] | None, scanned: Path) -> Path | None:
+    """Where the scan of a folder or manifest is kept, if anywhere."""
+    if cache_dir is None:
+        return None
+    name = str(scanned.resolve()).strip(os.sep).replace(os.sep, "_")[-150:]
+    return Path(cache_dir) / f"scan_{name}.jsonl"
+
+
 def clip_domain(label: str, where: str) -> str:
     """Domain of a manifest label or folder name such as "speech", "music" or "sound".
 
@@ -134,10 +142,7 @@ def scan_folder(
         decode: see ``scan_files``.
     """
     root = Path(root)
-    cache = None
-    if cache_dir is not None:
-        name = str(root.resolve()).strip(os.sep).replace(os.sep, "_")[-150:]
-        cache = Path(cache_dir) / f"scan_{name}.jsonl"
+    cache = scan_cache(cache_dir, root)
     clips: list[Clip] = []
     skipped: list[tuple[str, str]] = []
     for record in scan_files(find_audio(root), cache, decode=decode):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssl_audio import audio
 from ssl_audio.data.clips import Clip
-from ssl_audio.data.manifest import FileRecord, clip_domain, scan_files
+from ssl_audio.data.manifest import FileRecord, clip_domain, scan_cache, scan_files
 from ssl_audio.data.source import FileSource, check_usable
 
 OWN_COLUMNS = {"id", "path", "num_samples", "sample_rate_hz", "domain", "start_sec", "tags"}
@@ -55,8 +55,8 @@ class ManifestSource(FileSource):
             raise ValueError(f"{manifest} lists no clip; correct data.manifest")
         base = Path(root) if root is not None else _base_folder(manifest, str(rows[0]["path"]))
         paths = [Path(os.path.normpath(base / str(row["path"]))) for row in rows]
-        cache = None if cache_dir is None else Path(cache_dir) / f"scan_{manifest.stem}.jsonl"
-        records = _lengths(rows, paths, cache)
+        records = _lengths(rows, paths, scan_cache(cache_dir, manifest))
+        domain = clip_domain(domain, "data.source.domain")
         clips: list[Clip] = []
         skipped: list[tuple[str, str]] = []
         for number, (row, file) in enumerate(zip(rows, paths, strict=True), start=1):
@@ -89,6 +89,8 @@ def _clip(
         )
     name = str(row.get("id") or row["path"])
     tags = {key: str(value) for key, value in row.items() if key not in OWN_COLUMNS and value}
+    if isinstance(row.get("tags"), dict):
+        tags |= {key: str(value) for key, value in row["tags"].items()}
     return Clip(
         id=name,
         path=str(file),
@@ -96,7 +98,7 @@ def _clip(
         sample_rate_hz=rate,
         domain=clip_domain(label, where) if label else domain,
         start_sec=start_sec,
-        tags=tags | dict(row.get("tags") or {}),
+        tags=tags,
     )
 
 
@@ -109,7 +111,7 @@ def _lengths(
     if len(paths) <= MAX_EXISTENCE_CHECKS:
         for file in paths:
             if str(file) not in found and not file.is_file():
-                error = f"{file}: no such file; correct the path or data.source.root"
+                error = f"{file}: no such file; correct the path or data.root"
                 found[str(file)] = FileRecord(str(file), 0, 0, error=error)
     return found
 

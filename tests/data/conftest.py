@@ -21,7 +21,9 @@ class RampSource(Source):
 
     def __init__(self, durations_sec: Sequence[float], bad: Sequence[int] = ()) -> None:
         self.clips = [
-            Clip(f"clip{i:03d}", "memory", round(sec * RATE_HZ), RATE_HZ, ("speech", "audio")[i % 2])
+            Clip(
+                f"clip{i:03d}", "memory", round(sec * RATE_HZ), RATE_HZ, ("speech", "audio")[i % 2]
+            )
             for i, sec in enumerate(durations_sec)
         ]
         self.skipped = []
@@ -34,7 +36,9 @@ class RampSource(Source):
             raise AudioError(f"{self.clips[index].id}: broken; remove it")
         ramp = index + np.arange(self.clips[index].num_samples, dtype=np.float32) / 1e6
         start = round(start_sec * RATE_HZ)
-        return ramp[start:] if duration_sec is None else ramp[start:][: round(duration_sec * RATE_HZ)]
+        return (
+            ramp[start:] if duration_sec is None else ramp[start:][: round(duration_sec * RATE_HZ)]
+        )
 
 
 def durations(num_clips: int, seed: int = 0) -> list[float]:

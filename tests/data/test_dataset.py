@@ -60,7 +60,9 @@ def test_bad_clips_are_replaced_alike_everywhere_and_counted(ramp_source, num_wo
 
 def test_without_replacement_bad_clips_are_left_out(ramp_source):
     _, dataset = make_dataset(ramp_source(6, bad=(1, 2)), replace=False)
-    batch, nothing = load(dataset, [[PlannedSample(i, i) for i in (0, 1, 4)], [PlannedSample(2, 2)]])
+    batch, nothing = load(
+        dataset, [[PlannedSample(i, i) for i in (0, 1, 4)], [PlannedSample(2, 2)]]
+    )
     assert batch.ids == ("clip000", "clip004")
     assert nothing is None
 

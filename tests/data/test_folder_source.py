@@ -118,7 +118,9 @@ def test_bad_files_are_skipped_counted_and_listed(tmp_path, write_noise):
 
 def test_too_many_bad_files_are_refused(tmp_path, write_noise):
     broken_folder(tmp_path, write_noise)
-    with pytest.raises(ValueError, match=r"4 of 13 files .*max_bad_fraction=0\.1; the first: .*wav"):
+    with pytest.raises(
+        ValueError, match=r"4 of 13 files .*max_bad_fraction=0\.1; the first: .*wav"
+    ):
         FolderSource(tmp_path, max_bad_fraction=0.1)
 
 
@@ -126,7 +128,9 @@ def test_wrong_folders_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"nowhere is not a folder; correct data\.root"):
         FolderSource(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"empty holds no audio file .*\.flac.*; correct data\.root"):
+    with pytest.raises(
+        ValueError, match=r"empty holds no audio file .*\.flac.*; correct data\.root"
+    ):
         FolderSource(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"set data\.root, data\.speech_root or data\.audio_root"):
         FolderSource()

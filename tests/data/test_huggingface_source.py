@@ -66,13 +66,15 @@ def test_splits_of_a_dataset_dict(tmp_path):
     dataset = datasets.Dataset.from_dict(rows)
     datasets.DatasetDict({"train": dataset, "other": dataset}).save_to_disk(tmp_path)
     assert len(HuggingFaceSource(tmp_path, split="other").clips) == 1
-    with pytest.raises(ValueError, match=r"has the splits train, other; set data\.source\.split"):
+    with pytest.raises(ValueError, match=r"has the splits train, other; set data\.split"):
         HuggingFaceSource(tmp_path)
 
 
 def test_wrong_datasets_are_named(tmp_path):
     save(tmp_path / "data", text=["x"] * 4)
-    with pytest.raises(ValueError, match=r"no column 'sound' \(found: .*set data\.source\.audio_co"):
+    with pytest.raises(
+        ValueError, match=r"no column 'sound' \(found: .*set data\.source\.audio_co"
+    ):
         HuggingFaceSource(tmp_path / "data", audio_column="sound")
     with pytest.raises(ValueError, match="nowhere cannot be loaded") as caught:
         HuggingFaceSource(tmp_path / "nowhere")

@@ -58,7 +58,7 @@ def test_fairseq_tsv(corpus):
     source = ManifestSource(manifest)
     assert facts(source) == [("a.wav", 8000, 16_000, "audio", 0.0)]
     assert [reason for _, reason in source.skipped] == [
-        f"{corpus}/audio/gone.wav: no such file; correct the path or data.source.root"
+        f"{corpus}/audio/gone.wav: no such file; correct the path or data.root"
     ]
 
 
@@ -89,8 +89,16 @@ def test_decoding_finds_what_headers_do_not_tell(corpus):
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("m.csv", ["file,domain", "a.wav,speech"], r"row 1: no column 'path' \(found: file, domain\)"),
-        ("m.csv", ["path,domain", "audio/a.wav,spech"], "row 1: unknown domain 'spech'; use one of"),
+        (
+            "m.csv",
+            ["file,domain", "a.wav,speech"],
+            r"row 1: no column 'path' \(found: file, domain\)",
+        ),
+        (
+            "m.csv",
+            ["path,domain", "audio/a.wav,spech"],
+            "row 1: unknown domain 'spech'; use one of",
+        ),
         ("m.csv", ["path,domain", "audio/a.wav"], "another number of columns"),
         ("m.csv", ["path,num_samples", "audio/a.wav,9"], "without 'sample_rate_hz'"),
         ("m.csv", ["path,num_samples,sample_rate_hz", "audio/a.wav,x,1"], "row 1: not a number"),
@@ -115,6 +123,8 @@ def test_bad_manifests_are_named_with_the_row(corpus, name, rows, message):
 def test_missing_and_binary_manifests(corpus):
     with pytest.raises(ValueError, match=r"none\.csv does not exist; correct data\.manifest"):
         ManifestSource(corpus / "none.csv")
+    with pytest.raises(ValueError, match=r"data\.source\.domain: unknown domain 'words'"):
+        ManifestSource(lines(corpus / "m.csv", ["path", "audio/a.wav"]), domain="words")
     (corpus / "m.csv").write_bytes(b"path\n\xff\xfe\n")
     with pytest.raises(ValueError, match="not UTF-8"):
         ManifestSource(corpus / "m.csv")

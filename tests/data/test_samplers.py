@@ -23,7 +23,9 @@ def train(num_ranks, steps, accumulate, first=0):
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("later_ranks", [1, 2, 4])
-def test_before_the_cut_plus_after_it_is_the_uninterrupted_order(num_ranks, accumulate, later_ranks):
+def test_before_the_cut_plus_after_it_is_the_uninterrupted_order(
+    num_ranks, accumulate, later_ranks
+):
     for cut in range(12):
         before = train(num_ranks, cut, accumulate)
         after = train(later_ranks, 8, accumulate, first=len(before))
