@@ -79,7 +79,7 @@ class KaldiFbank(FrontEnd):
     def _frames(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, T, 400) overlapping view of the waveforms, or of their mirrored extension."""
         if not self.snip_edges:
-            waveforms = mirror_edges(waveforms, lengths)
+            waveforms = extend(waveforms, *mirrored_edges(waveforms, lengths))
         return waveforms.unfold(1, FRAME_LENGTH, FRAME_SHIFT)
 
     def _log_mel(self, frames: Tensor) -> Tensor:
@@ -93,23 +93,31 @@ class KaldiFbank(FrontEnd):
 
     def _log_mel_in_chunks(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The same in bounded memory: groups of short clips, or pieces of a long one, in turn."""
-        num_clips, num_frames = len(waveforms), self.num_frames(waveforms.shape[1])
+        num_clips, num_samples = waveforms.shape
+        num_frames = self.num_frames(num_samples)
         features = waveforms.new_empty(num_clips, num_frames, self.num_features)
         on_cpu = waveforms.device.type == "cpu"
         budget = CPU_CHUNK_FRAMES if on_cpu else GPU_CHUNK_FRAMES
         group = min(num_clips, max(1, budget // num_frames))
         piece = -(-num_frames // -(-num_frames // budget))  # pieces of equal size
-        workspace = _Workspace(group * piece, self) if on_cpu else None
+        log_mel = _Workspace(group * piece, self).log_mel if on_cpu else self._log_mel_into
+        if not self.snip_edges:
+            edges, positions = mirrored_edges(waveforms, lengths)
+            extended = waveforms.new_empty(group, LEFT_CONTEXT + num_samples + RIGHT_CONTEXT)
         for first in range(0, num_clips, group):
             clips = slice(first, first + group)
-            frames = self._frames(waveforms[clips], None if lengths is None else lengths[clips])
+            stretch = waveforms[clips]
+            if not self.snip_edges:
+                out = extended[: len(stretch)]
+                stretch = extend(stretch, edges[clips], positions[clips], out)
+            frames = stretch.unfold(1, FRAME_LENGTH, FRAME_SHIFT)
             for start in range(0, num_frames, piece):
-                chunk, span = frames[:, start : start + piece], slice(start, start + piece)
-                if workspace is not None:
-                    workspace.log_mel(chunk, out=features[clips, span])
-                else:
-                    features[clips, span] = self._log_mel(chunk)
+                span = slice(start, start + piece)
+                log_mel(frames[:, span], features[clips, span])
         return features
+
+    def _log_mel_into(self, frames: Tensor, out: Tensor) -> None:
+        out.copy_(self._log_mel(frames))
 
 
 class _Workspace:
@@ -125,7 +133,6 @@ class _Workspace:
         ]
         self.centred = torch.empty(num_rows, FRAME_LENGTH)
         self.padded = torch.zeros(num_rows, FFT_SIZE)
-        self.spectrum = torch.empty(num_rows, FFT_SIZE // 2 + 1, dtype=torch.complex64)
         self.power = torch.empty(num_rows, FFT_SIZE // 2 + 1)
 
     def log_mel(self, frames: Tensor, out: Tensor) -> None:
@@ -136,12 +143,11 @@ class _Workspace:
         windowed = self.padded[:rows, 1:FRAME_LENGTH]
         torch.mul(centred[:, :-1], PREEMPHASIS, out=windowed)
         torch.sub(centred[:, 1:], windowed, out=windowed).mul_(self.window)
-        spectrum = self.spectrum[:rows]
-        torch.fft.rfft(self.padded[:rows], out=spectrum)
-        squares = torch.view_as_real(spectrum)
+        # Fresh, because torch copies a transform into `out` after it has allocated it anyway.
+        squares = torch.view_as_real(torch.fft.rfft(self.padded[:rows]))
         squares.mul_(squares)
         power = torch.add(squares[..., 0], squares[..., 1], out=self.power[:rows])
-        energies = out.view(rows, -1) if out.is_contiguous() else out.flatten(0, 1)
+        energies = out.flatten(0, 1)
         for mels, bins, weights in self.blocks:
             torch.mm(power[:, bins], weights, out=energies[:, mels])
         energies.clamp_min_(ENERGY_FLOOR).log_()
@@ -190,11 +196,18 @@ def banded_blocks(weights: Tensor) -> list[tuple[slice, slice]]:
     return blocks
 
 
-def mirror_edges(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, S) to (B, 120 + S + 200): each clip continued by its mirror image before and after.
+def mirrored_edges(waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What each clip's mirror image puts before and after it, and where.
 
     The edge sample is repeated (x1 x0 | x0 x1 ...), as in Kaldi; clips shorter than the context are
     mirrored again and again.
+
+    Args:
+        waveforms: (B, S).
+        lengths: (B,) valid samples, or ``None`` for all.
+
+    Returns:
+        (B, 320) samples, and (B, 320) their positions in (B, 120 + S + 200) extended clips.
     """
     num_clips, num_samples = waveforms.shape
     device = waveforms.device
@@ -206,5 +219,15 @@ def mirror_edges(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
     length = lengths.clamp_min(1)[:, None]
     folded = outside % (2 * length)
     source = torch.where(folded < length, folded, 2 * length - 1 - folded)
-    extended = functional.pad(waveforms, (LEFT_CONTEXT, RIGHT_CONTEXT))
-    return extended.scatter(1, outside + LEFT_CONTEXT, waveforms.gather(1, source))
+    return waveforms.gather(1, source), outside + LEFT_CONTEXT
+
+
+def extend(
+    waveforms: Tensor, edges: Tensor, positions: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """(b, S) clips and their edges to (b, 120 + S + 200), in ``out`` when that is given."""
+    if out is None:
+        out = functional.pad(waveforms, (LEFT_CONTEXT, RIGHT_CONTEXT))
+    else:
+        out[:, LEFT_CONTEXT:-RIGHT_CONTEXT].copy_(waveforms)
+    return out.scatter_(1, positions, edges)
