@@ -30,7 +30,7 @@ def published_refine(x: Tensor, codes: Tensor, centers: Tensor) -> Tensor:
         codes: (B, N) int64.
         centers: (N, K, D), scaled.
     """
-    num_codebooks, codebook_size, dim = centers.shape
+    num_codebooks, codebook_size, _ = centers.shape
     books = torch.arange(num_codebooks)
     current = centers[books, codes]  # (B, N, D)
     error = current.sum(1) - x

@@ -173,12 +173,11 @@ class MultiCodebookQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (..., N), packed or not, to frames (..., D)."""
-        if codes.shape[-1] != self.num_codebooks:
+        given = codes.shape[-1]
+        if given != self.num_codebooks:
             codes = unpack_codes(codes, self.codebook_size, self.num_codebooks)
-            if codes.shape[-1] != self.num_codebooks:
-                raise ValueError(
-                    f"codes end in {codes.shape[-1]} codebooks, not {self.num_codebooks}"
-                )
+        if codes.shape[-1] != self.num_codebooks:
+            raise ValueError(f"codes have {given} entries a frame, not {self.num_codebooks}")
         offsets = torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
         rows = (codes.long() + offsets).reshape(-1, self.num_codebooks)
         # embedding_bag rather than indexing: the (frames, N, D) vectors are never built.

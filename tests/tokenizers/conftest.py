@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssl_audio.tokenizers import MultiCodebookQuantizer
+
+
+@pytest.fixture
+def random_quantizer():
+    """``random_quantizer(dim, num_codebooks, codebook_size)`` with spread-out random centers."""
+
+    def make(dim, num_codebooks, codebook_size):
+        torch.manual_seed(dim + num_codebooks + codebook_size)
+        quantizer = MultiCodebookQuantizer(dim, num_codebooks, codebook_size)
+        with torch.no_grad():
+            quantizer.centers.normal_()
+            quantizer.logits_scale.fill_(0.1)
+            quantizer.centers_scale.fill_(-0.05)
+        return quantizer
+
+    return make
