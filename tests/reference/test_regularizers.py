@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ssl_audio.models.zipformer.balancer import Balancer
@@ -20,13 +19,11 @@ from ssl_audio.models.zipformer.schedules import constant
 from ssl_audio.models.zipformer.whiten import Whiten, whitening_metric
 
 
-class Golden:
+class Rules:
     """The tensors of one file."""
 
-    def __init__(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
-            self.meta = file.metadata() or {}
+    def __init__(self, golden: Any) -> None:
+        self.tensors, self.meta = golden.tensors, golden.meta
 
     def cases(self, pattern: str) -> list[re.Match[str]]:
         """One match per case, a tensor prefix that ``pattern`` describes."""
@@ -36,7 +33,7 @@ class Golden:
         return found
 
     def check(self, case: str, function: Callable[[Tensor], Tensor], **tolerance: float) -> None:
-        """``function`` is the identity and turns the golden upstream gradient into the golden one."""
+        """``function`` is the identity and turns ``grad_out`` into ``grad_in``."""
         x = self.tensors[f"{case}.x"].clone().requires_grad_()
         y = function(x)
         assert torch.equal(y, x)
@@ -45,13 +42,11 @@ class Golden:
 
 
 @pytest.fixture(scope="module")
-def files(reference_dir: Path) -> list[Golden]:
-    paths = sorted((reference_dir / "spear").glob("training_regularisers*.safetensors"))
-    assert paths, f"no training_regularisers* in {reference_dir / 'spear'}"
-    return [Golden(path) for path in paths]
+def files(golden: Callable[[str], list[Any]]) -> list[Rules]:
+    return [Rules(file) for file in golden("spear/training_regularisers*")]
 
 
-def test_balancer(files: list[Golden]) -> None:
+def test_balancer(files: list[Rules]) -> None:
     for file in files:
         for case in file.cases(r"balancer\d+"):
             limits = file.tensors[f"{case[0]}.cfg_minpos_maxpos_minabs_maxabs"].tolist()
@@ -60,7 +55,7 @@ def test_balancer(files: list[Golden]) -> None:
             file.check(case[0], balancer, rtol=1e-3, atol=1e-5)
 
 
-def test_whiten(files: list[Golden]) -> None:
+def test_whiten(files: list[Rules]) -> None:
     for file in files:
         for case in file.cases(r"whiten_g(\d+)_lim([\d.]+)"):
             groups, limit = int(case[1]), float(case[2])
@@ -75,13 +70,13 @@ def test_whiten(files: list[Golden]) -> None:
             assert bool(whiten.last_look) == bool(expected >= limit)
 
 
-def test_limits(files: list[Golden]) -> None:
+def test_limits(files: list[Rules]) -> None:
     for file in files:
         file.check("limit_param", lambda x: limit_parameter(x, 0.2, 1.0))
         file.check("penalize_abs", lambda x: penalize_large(x, limit=25.0, penalty=1e-4))
 
 
-def test_softmax(files: list[Golden]) -> None:
+def test_softmax(files: list[Rules]) -> None:
     for file in files:
         x = file.tensors["softmax.x"].clone().requires_grad_()
         y = (3 * x).softmax(dim=-1)
@@ -90,7 +85,7 @@ def test_softmax(files: list[Golden]) -> None:
         torch.testing.assert_close(x.grad, file.tensors["softmax.grad_in"])
 
 
-def test_schedules(files: list[Golden]) -> None:
+def test_schedules(files: list[Rules]) -> None:
     ours = {
         "attention_skip": MODULE_SKIP,
         "balancer_prob": Balancer().prob,

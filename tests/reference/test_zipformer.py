@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ssl_audio.batch import EncoderOutput
@@ -20,29 +19,19 @@ TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 class Case:
     """One golden file: config, weights, inputs and what came out."""
 
-    def __init__(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
-        self.name = path.name
-        self.config: dict[str, Any] = ast.literal_eval(meta["cfg"])
-        if int(meta["n_mels"]):
-            self.config["num_mel_bins"] = int(meta["n_mels"])
-        embedded = self.strip("sd.").keys() & {"encoder_embed.out.weight"}
-        inputs = ("feats", "feat_lens") if embedded else ("embed_out", "embed_lens")
+    def __init__(self, golden: Any) -> None:
+        self.name, self.tensors, self.below = golden.name, golden.tensors, golden.below
+        self.config: dict[str, Any] = ast.literal_eval(golden.meta["cfg"])
+        num_mel_bins = int(golden.meta["n_mels"])
+        if num_mel_bins:
+            self.config["num_mel_bins"] = num_mel_bins
+        inputs = ("feats", "feat_lens") if num_mel_bins else ("embed_out", "embed_lens")
         self.features, self.lengths = (self.tensors[name] for name in inputs)
 
-    def strip(self, prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(prefix)
-        }
-
     def model(self, **changes: Any) -> Zipformer:
-        tensors = self.strip("sd.")
+        tensors = self.below("sd.")
         if changes.get("output_downsampling_factor", 1) == 2:
-            tensors |= self.strip("sd_extra_out2.")
+            tensors |= self.below("sd_extra_out2.")
         config = self.config | {"padding": "reference"} | changes
         return Zipformer.from_state_dict(tensors, config).eval()
 
@@ -53,14 +42,9 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def cases(reference_dir: Path) -> list[Case]:
-    found = []
-    for path in sorted((reference_dir / "spear").glob("zipformer_*.safetensors")):
-        with safe_open(path, "pt") as file:
-            has_config = "cfg" in (file.metadata() or {})
-        if has_config:
-            found.append(Case(path))
-    assert found, f"no zipformer_* with a config in {reference_dir / 'spear'}"
+def cases(golden: Callable[[str], list[Any]]) -> list[Case]:
+    found = [Case(file) for file in golden("spear/zipformer_*") if "cfg" in file.meta]
+    assert found, "no zipformer_* has a config"
     return found
 
 
@@ -75,7 +59,7 @@ def test_outputs_and_hidden_states_of_a_padded_batch(cases: list[Case]) -> None:
         close(out.frames, case.tensors["encoder_out"], f"{case.name} encoder_out")
         assert torch.equal(out.lengths, case.tensors["encoder_out_lens"])
         close(out.hidden_states[0], case.tensors["embed_out"], f"{case.name} embed_out")
-        expected = case.strip("hidden_states.")
+        expected = case.below("hidden_states.")
         assert len(out.hidden_states) == len(expected) + 1
         for name, tensor in expected.items():
             close(out.hidden_states[int(name) + 1], tensor, f"{case.name} hidden_states.{name}")
@@ -93,7 +77,7 @@ def test_output_of_every_stack(cases: list[Case]) -> None:
         for stack in model.encoder.encoders:
             stack.register_forward_hook(keep)
         model.forward_features(case.features, case.lengths)
-        for name, tensor in case.strip("stack_out.").items():
+        for name, tensor in case.below("stack_out.").items():
             close(outputs[int(name)], tensor, f"{case.name} stack_out.{name}")
 
 

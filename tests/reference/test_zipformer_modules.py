@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ssl_audio.models.zipformer.attention import AttentionWeights, NonlinAttention, SelfAttention
@@ -26,10 +26,9 @@ TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 class Modules:
     """The tensors of a golden file, batch first, and its sizes."""
 
-    def __init__(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
-            meta = {key: int(value) for key, value in (file.metadata() or {}).items()}
+    def __init__(self, golden: Any) -> None:
+        self.tensors = golden.tensors
+        meta = {key: int(value) for key, value in golden.meta.items()}
         self.sizes = LayerSizes(
             dim=meta["C"],
             num_heads=meta["heads"],
@@ -65,10 +64,8 @@ class Modules:
 
 
 @pytest.fixture(scope="module")
-def files(reference_dir: Path) -> list[Modules]:
-    paths = sorted((reference_dir / "spear").glob("zipformer_modules*.safetensors"))
-    assert paths, f"no zipformer_modules* in {reference_dir / 'spear'}"
-    return [Modules(path) for path in paths]
+def files(golden: Callable[[str], list[Any]]) -> list[Modules]:
+    return [Modules(file) for file in golden("spear/zipformer_modules*")]
 
 
 def close(actual: Tensor, expected: Tensor) -> None:

@@ -97,6 +97,8 @@ class ConvEmbed(Scheduled):
         if lengths is not None:
             x = x.masked_fill(~valid_mask(lengths, x.shape[2])[:, None, :, None], 0.0)
         x = self.out_norm(self.out_whiten(self._project(self.convnext(x))))
+        # Under autocast the stream that layers add to is float32, as the parameters are.
+        x = x.to(self.out_norm.bias.dtype)
         return dropout_shared_over_time(x, self.rate(DROPOUT))
 
     def _project(self, x: Tensor) -> Tensor:

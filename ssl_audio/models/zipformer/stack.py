@@ -63,7 +63,7 @@ class Downsample(nn.Module):
         if missing:
             x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
         weights = self.bias.softmax(dim=0).to(x.dtype)
-        return torch.einsum("bufc,f->buc", x.unflatten(1, (-1, self.factor)), weights)
+        return (x.unflatten(1, (-1, self.factor)) * weights[:, None]).sum(dim=2)
 
 
 def upsample(x: Tensor, factor: int, num_frames: int) -> Tensor:
