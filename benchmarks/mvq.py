@@ -113,15 +113,14 @@ def trained_quantizer(args: argparse.Namespace) -> MultiCodebookQuantizer:
 
 
 def timed(encode: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float, float]:
-    """Codes, best CPU seconds, and by how many MB the call raised the process's peak."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Codes, best CPU seconds, and the process's peak memory in MB so far."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
         codes = encode()
         seconds.append(time.process_time() - start)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return codes, min(seconds), (after - before) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return codes, min(seconds), peak / 1024
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -150,13 +149,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     peer_codes, peer_sec, peer_mb = timed(
         lambda: published_encode(quantizer, x, args.refine_iters), repeats=1
     )
-    print(f"published: {1e3 * peer_sec / args.frames:.2f} ms per frame, peak +{peer_mb:.0f} MB")
+    print(f"published: {1e3 * peer_sec / args.frames:.2f} ms per frame, peak {peer_mb:.0f} MB")
     ratios = {}
     for backend, (codes, sec, megabytes) in results.items():
         equal = (codes == peer_codes).double().mean().item()
         ratios[backend] = peer_sec / sec
         print(
-            f"{backend:>9}: {1e3 * sec / args.frames:.2f} ms per frame, peak +{megabytes:.0f} MB, "
+            f"{backend:>9}: {1e3 * sec / args.frames:.2f} ms per frame, peak {megabytes:.0f} MB, "
             f"{ratios[backend]:.1f}x, codes equal {100 * equal:.3f} %"
         )
     return ratios

@@ -23,7 +23,7 @@ from torch import Tensor
 Backend = Literal["torch", "numba", "auto"]
 BACKENDS = ("torch", "numba", "auto")
 
-# A frame needs about 0.7 MB while it is searched (N = 16, K = 256). Small chunks stay in the
+# A frame takes about 0.4 MB while it is searched (N = 16, K = 256). Small chunks stay in the
 # processor's cache; an accelerator wants many frames at once.
 CPU_CHUNK_FRAMES = 64
 DEVICE_CHUNK_FRAMES = 2048

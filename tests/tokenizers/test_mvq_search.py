@@ -93,6 +93,18 @@ def test_a_large_mean_does_not_blur_the_scores(random_quantizer, backend):
     assert (quantizer.float().encode(x, refine_iters=1) == exact).float().mean() > 0.99
 
 
+@pytest.mark.parametrize("frames", [1, 2, 101])
+def test_compiled_search_uses_torch_threads(random_quantizer, frames):
+    quantizer, x = random_quantizer(16, 4, 32), torch.randn(frames, 16)
+    expected, threads = quantizer.encode(x), torch.get_num_threads()
+    quantizer.backend = "numba"
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(quantizer.encode(x), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_frames_are_searched_in_chunks(random_quantizer, monkeypatch):
     quantizer, x = random_quantizer(16, 4, 32), torch.randn(100, 16)
     expected = quantizer.encode(x)
