@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from ssl_audio.config import CONFIG_DIR, build_stages, check_command_line, register_resolvers
+from ssl_audio.memory import keep_freed_memory
 from ssl_audio.pipeline import RunContext, run_stages
 from ssl_audio.probes.table import print_table
 from ssl_audio.report import write_report
@@ -60,6 +61,7 @@ def _hydra_main(config: DictConfig) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     register_resolvers()
     overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
     if overrides == sys.argv[1:]:  # flags such as --help, --cfg and --multirun are Hydra's own

@@ -1,0 +1,35 @@
+"""Large buffers are reused once the allocator has been told to keep them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+COUNT_FAULTS = """
+import resource
+import torch
+from ssl_audio.memory import keep_freed_memory
+if {keep}:
+    assert keep_freed_memory()
+for _ in range(3):
+    torch.ones(64, 2**20)  # 256 MiB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(64, 2**20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(keep: bool) -> int:
+    script = COUNT_FAULTS.format(keep=keep)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
+def test_freed_buffers_are_not_mapped_anew() -> None:
+    assert page_faults(keep=True) < page_faults(keep=False) / 4
