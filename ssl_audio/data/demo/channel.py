@@ -22,13 +22,13 @@ class ChannelRange:
     """What ``record`` draws from: uniform between the two ends, decibels and seconds."""
 
     snr_db: tuple[float, float] = (8.0, 40.0)
-    level_dbfs: tuple[float, float] = (-36.0, -14.0)  # rms of the whole clip
+    level_dbfs: tuple[float, float] = (-32.0, -14.0)  # rms of the whole clip
     reverberation_sec: tuple[float, float] = (0.1, 0.6)  # decay by 60 dB
     wet_db: tuple[float, float] = (
         -20.0,
         -3.0,
     )  # energy of the room's tail against the direct sound
-    equalizer_db: float = 4.0  # standard deviation per octave band
+    equalizer_db: float = 5.0  # standard deviation per octave band
     telephone_probability: float = 0.15
 
 

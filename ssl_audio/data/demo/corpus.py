@@ -17,7 +17,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ssl_audio.data.demo.speech import LANGUAGES, language_clips
 
 VERSION = 1  # part of the cache key: raise it whenever the same seed would give other clips
 # Clips per language, event class and instrument in 30 minutes.
-CLIPS_PER_LANGUAGE, CLIPS_PER_EVENT, CLIPS_PER_INSTRUMENT = 24, 22, 24
+CLIPS_PER_LANGUAGE, CLIPS_PER_EVENT, CLIPS_PER_INSTRUMENT = 24, 24, 24
 _NOMINAL_MINUTES = 30.0
 
 Clips = list[dict[str, Any]]
@@ -40,34 +40,31 @@ def build_demo_corpus(
     cache_dir: str | Path,
     seed: int = 0,
     minutes: float = 30.0,
-    num_workers: int = 2,
     show_progress: bool = True,
 ) -> Path:
     """The folder of the corpus under ``cache_dir``, built if it is not there yet.
 
-    The same ``seed`` and ``minutes`` give the same bytes, with any number of workers; the folder
-    appears complete or not at all.
+    The same ``seed`` and ``minutes`` give the same bytes; the folder appears complete or not at
+    all.
 
     Args:
         minutes: length of the whole corpus, met within some ten percent; 1 to 600.
 
     Raises:
-        ValueError: ``minutes``, ``seed`` or ``num_workers`` out of range.
+        ValueError: ``minutes`` or ``seed`` out of range.
         ImportError: the extra ``ssl-audio[demo]`` is missing.
     """
     if not 1 <= minutes <= 600:
         raise ValueError(f"demo corpus: minutes={minutes}, choose between 1 and 600")
     if seed < 0:
         raise ValueError(f"demo corpus: seed={seed}, choose 0 or above")
-    if num_workers < 1:
-        raise ValueError(f"demo corpus: num_workers={num_workers}, choose 1 or more")
     cache_dir = Path(cache_dir)
     folder = cache_dir / f"demo-v{VERSION}-seed{seed}-{minutes:g}min"
     if folder.is_dir():
         return folder
     require_espeak()
     cache_dir.mkdir(parents=True, exist_ok=True)
-    clips = _run_tasks(corpus_tasks(minutes), seed, num_workers, show_progress)
+    clips = _run_tasks(corpus_tasks(minutes), seed, show_progress)
     unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=cache_dir))
     try:
         _save(clips, unfinished / "corpus", fingerprint=folder.name)
@@ -90,38 +87,52 @@ def corpus_tasks(minutes: float) -> list[Task]:
     ]
 
 
-def _run_tasks(tasks: list[Task], seed: int, num_workers: int, show_progress: bool) -> Clips:
-    """All clips in the order of ``tasks``.
+def _run_tasks(tasks: list[Task], seed: int, show_progress: bool) -> Clips:
+    """All clips in the order of ``tasks``, speech before the rest.
 
-    A fresh process per language, because eSpeak NG remembers what it said before; the other tasks
-    share two processes.
+    All speech comes from one fresh process, because eSpeak NG remembers what it said before; a
+    second process makes the sounds, which takes about as long.
     """
     from rich.progress import Progress
 
     context = multiprocessing.get_context("spawn")
-    speech, sounds = (
-        ProcessPoolExecutor(num_workers, mp_context=context, max_tasks_per_child=limit)
-        for limit in (1, None)
-    )
-    with Progress(disable=not show_progress) as progress, speech, sounds:
+    done = context.Value("q", 0)
+    speech = [task for task in tasks if task[0] is language_clips]
+    sounds = tasks[len(speech) :]
+    assert speech + sounds == tasks
+    with (
+        Progress(disable=not show_progress) as progress,
+        ProcessPoolExecutor(2, context, initializer=_count_in, initargs=(done,)) as pool,
+    ):
         bar = progress.add_task("demo corpus", total=sum(count for _, _, count in tasks))
-        futures: list[Future[Clips]] = [
-            (speech if function is language_clips else sounds).submit(function, name, count, seed)
-            for function, name, count in tasks
-        ]
-        try:
-            for future in as_completed(futures):
-                progress.advance(bar, len(future.result()))
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-    return [clip for future in futures for clip in future.result()]
+        futures = [pool.submit(_work, part, seed) for part in (speech, sounds)]
+        while wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
+            progress.update(bar, completed=done.value)
+            if any(future.done() and future.exception() for future in futures):
+                break
+        progress.update(bar, completed=done.value)
+        return [clip for future in futures for clip in future.result()]
+
+
+_done: Any = None  # in a worker: the shared count of finished clips
+
+
+def _count_in(counter: Any) -> None:
+    global _done
+    _done = counter
+
+
+def _work(tasks: list[Task], seed: int) -> Clips:
+    clips: Clips = []
+    for function, name, count in tasks:
+        clips += function(name, count, seed)
+        with _done.get_lock():
+            _done.value += count
+    return clips
 
 
 def _save(clips: Clips, folder: Path, fingerprint: str) -> None:
     import datasets
-    import pyarrow as pa
 
     span = [
         {
@@ -150,13 +161,20 @@ def _save(clips: Clips, folder: Path, fingerprint: str) -> None:
             "pitch": number,
         }
     )
-    empty = {name: [] if name in ("words", "phones", "nuclei") else None for name in features}
+    empty: dict[str, Any] = {
+        name: [] if name in ("words", "phones", "nuclei") else None for name in features
+    }
     rows = [empty | {"sample_rate_hz": SAMPLE_RATE_HZ} | clip for clip in clips]
-    table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
-    info = datasets.DatasetInfo(features=features, description=__doc__)
-    # A fingerprint of our own: the default one is random and would change the bytes on disk.
-    dataset = datasets.Dataset(table, info=info, fingerprint=fingerprint)
-    dataset.save_to_disk(folder, num_shards=1)
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    # Names of our own, where the defaults are random or would change the bytes on disk.
+    dataset = datasets.Dataset(dataset.data, info=dataset.info, fingerprint=fingerprint)
+    quiet = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # writing takes a fraction of a second
+    try:
+        dataset.save_to_disk(folder, num_shards=1)
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
 
 
 def _rename(source: Path, target: Path) -> None:

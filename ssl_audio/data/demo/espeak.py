@@ -1,18 +1,19 @@
 """eSpeak NG through ctypes: text to samples with the engine's own phone and word times.
 
-The shared library and its data come with the PyPI package ``espeakng-loader`` (``ssl-audio[demo]``),
-nothing is installed on the system. Structure layouts and constants: eSpeak NG 1.52, speak_lib.h.
+The shared library and its data come with the PyPI package ``espeakng-loader``, in the extra
+``ssl-audio[demo]``; nothing is installed on the system. Structure layouts and constants: eSpeak NG
+1.52, speak_lib.h.
 
 The engine keeps its oscillator and noise state between utterances and has no way to reset it, so
-samples depend on everything a process has synthesised before. Reproducible speech needs a fresh
-process and a fixed order of calls (``corpus.py`` gives each language one).
+samples depend on everything a process has synthesised before. Reproducible speech needs a seed (the
+engine's own is the time of day), a fresh process and a fixed order of calls (see ``corpus.py``).
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,15 @@ class _Event(ctypes.Structure):
         ("user_data", ctypes.c_void_p),
         ("id", _EventId),
     )
+
+
+class _Seen(NamedTuple):
+    """What is kept of an event after the callback."""
+
+    kind: int
+    sample: int
+    text_position: int
+    name: bytes
 
 
 _Callback = ctypes.CFUNCTYPE(
@@ -78,9 +88,17 @@ def require_espeak() -> Any:
 
 
 class Espeak:
-    """The engine. It is global to the process: make one."""
+    """The engine, global to the process: a new one replaces the one before.
 
-    def __init__(self) -> None:
+    Args:
+        seed: of the noise in breathy voices.
+
+    Raises:
+        ImportError: the extra ``ssl-audio[demo]`` is missing.
+        OSError: the engine's data cannot be read.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
         loader = require_espeak()
         self._library = ctypes.CDLL(loader.get_library_path())
         options = _PHONEME_EVENTS | _PHONEME_IPA | _DONT_EXIT
@@ -91,8 +109,9 @@ class Espeak:
             raise OSError(
                 f"eSpeak NG cannot read {loader.get_data_path()}; reinstall espeakng-loader"
             )
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._chunks: list[np.ndarray] = []
-        self._events: list[tuple[int, int, int, int, bytes]] = []
+        self._events: list[_Seen] = []
         self._callback = _Callback(self._receive)  # kept: the library holds a bare pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -103,7 +122,7 @@ class Espeak:
             if event.type == _EVENT_END_OF_LIST:
                 break
             name = event.id.string if event.type == _EVENT_PHONEME else b""
-            self._events.append((event.type, event.sample, event.text_position, event.length, name))
+            self._events.append(_Seen(event.type, event.sample, event.text_position, name))
         return 0
 
     def synthesize(
@@ -135,12 +154,21 @@ class Espeak:
         )
         if status != 0 or not self._chunks:
             raise ValueError(f"eSpeak NG did not speak {text!r} with voice {voice!r}")
-        phones, words = [], []
-        for kind, sample, position, length, name in self._events:
-            if kind == _EVENT_PHONEME:
-                # Eight bytes at most, so the last character may be cut in the middle.
-                phones.append(Mark(name.decode("utf-8", errors="ignore"), sample))
-            elif kind == _EVENT_WORD:
-                words.append(Mark(text[position - 1 : position - 1 + length], sample))
+        # Eight bytes at most, so the last character of a phone may be cut in the middle.
+        phones = tuple(
+            Mark(event.name.decode("utf-8", errors="ignore"), event.sample)
+            for event in self._events
+            if event.kind == _EVENT_PHONEME
+        )
         samples = np.concatenate(self._chunks)
-        return Utterance(samples, self.sample_rate_hz, tuple(phones), tuple(words))
+        return Utterance(samples, self.sample_rate_hz, phones, self._words(text))
+
+    def _words(self, text: str) -> tuple[Mark, ...]:
+        """Each word event with the text up to the next: the engine speaks "in the" as one word."""
+        events = [event for event in self._events if event.kind == _EVENT_WORD]
+        starts = [event.text_position - 1 for event in events]
+        ends = [*starts[1:], len(text)]
+        return tuple(
+            Mark(text[start:end].strip(), event.sample)
+            for event, start, end in zip(events, starts, ends, strict=True)
+        )

@@ -29,13 +29,6 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _carrier(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Noise or a steady tone, for classes that live in the envelope."""
-    if rng.random() < 0.6:
-        return random_noise(size, rng)
-    return random_tone(np.full(size, _log_uniform(rng, 150, 1500)), rng)
-
-
 def _sweep(rng: np.random.Generator, duration_sec: float, direction: int) -> np.ndarray:
     """One to three glides over one to two and a half octaves."""
     count = int(rng.integers(1, 4))
@@ -57,10 +50,10 @@ def _vibrato(rng: np.random.Generator, duration_sec: float, rate_hz: float) -> n
 
 
 def _pulsing(rng: np.random.Generator, duration_sec: float, rate_hz: float) -> np.ndarray:
-    """A carrier that swells and dies at ``rate_hz``."""
+    """Noise that swells and dies at ``rate_hz``."""
     size = num_samples(duration_sec)
     cycle = np.sin(np.pi * rate_hz * seconds(size) + rng.uniform(0, np.pi)) ** 2
-    return fade(_carrier(rng, size) * cycle ** rng.uniform(1.0, 2.5), 0.01, 0.01)
+    return fade(random_noise(size, rng) * cycle ** rng.uniform(1.0, 2.5), 0.01, 0.01)
 
 
 def _strokes(rng: np.random.Generator, duration_sec: float, onsets: np.ndarray) -> np.ndarray:
@@ -115,10 +108,14 @@ def _chime(rng: np.random.Generator, duration_sec: float, direction: int) -> np.
 
 
 def _ramp(rng: np.random.Generator, duration_sec: float, direction: int) -> np.ndarray:
-    """A carrier whose level climbs (or sinks) by 15 to 35 dB."""
+    """An engine, a buzz in noise, whose level climbs (or sinks) by 15 to 35 dB."""
     size = num_samples(duration_sec)
     gain_db = np.linspace(-rng.uniform(15, 35), 0, size)[::direction]
-    return fade(_carrier(rng, size) * 10 ** (gain_db / 20), 0.02, 0.02)
+    firing_hz = np.full(size, _log_uniform(rng, 60, 250))
+    ratios = np.arange(1, 25)
+    buzz = additive(firing_hz, ratios, ratios ** -rng.uniform(0.5, 1.2), rng)
+    engine = buzz + rng.uniform(0.2, 1.0) * random_noise(size, rng)
+    return fade(engine * 10 ** (gain_db / 20), 0.02, 0.02)
 
 
 EVENTS: dict[str, Render] = {
@@ -140,8 +137,8 @@ EVENTS: dict[str, Render] = {
 
 
 def render_event(name: str, rng: np.random.Generator) -> np.ndarray:
-    """A dry event of 1 to 3.5 s with a short lead-in and tail, (S,) float64 at 16 kHz."""
-    sound = EVENTS[name](rng, _log_uniform(rng, 1.0, 3.2))
+    """A dry event of 1 to 3 s with a short lead-in and tail, (S,) float64 at 16 kHz."""
+    sound = EVENTS[name](rng, _log_uniform(rng, 1.0, 2.6))
     peak = np.abs(sound).max()
     lead, tail = (num_samples(s) for s in rng.uniform(0.0, 0.15, 2))
     return np.pad(sound / peak, (lead, tail))

@@ -1,7 +1,7 @@
 """Everyday phrases in twelve languages, from which the demo corpus composes its sentences.
 
-All subjects are third person singular (masculine in Hindi, where the verb agrees in gender), so that
-any subject goes with any predicate; ``order`` says how the three parts follow each other.
+All subjects are third person singular (masculine in Hindi, where the verb agrees in gender), so any
+subject goes with any predicate; ``order`` says how the three parts follow each other.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Phrases:
     subjects: tuple[str, ...]
     predicates: tuple[str, ...]
     adverbials: tuple[str, ...]
-    order: str = "spa"
-    separator: str = " "
-    full_stop: str = "."
+    order: str
+    separator: str
+    full_stop: str
 
     @property
     def num_sentences(self) -> int:
@@ -38,19 +38,28 @@ class Phrases:
         return text[0].upper() + text[1:] + self.full_stop
 
 
-def _phrases(subjects: str, predicates: str, adverbials: str, **layout: str) -> Phrases:
+def _phrases(
+    subjects: str,
+    predicates: str,
+    adverbials: str,
+    order: str = "spa",
+    separator: str = " ",
+    full_stop: str = ".",
+) -> Phrases:
     """Parts from comma-separated lists."""
-    split = [
-        tuple(p.strip() for p in part.split(",")) for part in (subjects, predicates, adverbials)
-    ]
-    return Phrases(*split, **layout)
+
+    def listed(part: str) -> tuple[str, ...]:
+        return tuple(phrase.strip() for phrase in part.split(","))
+
+    parts = listed(subjects), listed(predicates), listed(adverbials)
+    return Phrases(*parts, order=order, separator=separator, full_stop=full_stop)
 
 
 PHRASES: dict[str, Phrases] = {
     "cmn": _phrases(
         "老师, 我的姐姐, 医生, 小男孩, 邻居, 厨师, 那位老人, 司机, 年轻的画家, 护士",
-        "看一本旧书, 买新鲜的面包, 写一封长信, 喝一杯热茶, 修理自行车, 学习外语, 等朋友, 卖蔬菜水果,"
-        " 画一座高山, 打开窗户, 找一把钥匙, 做午饭",
+        "看一本旧书, 买新鲜的面包, 写一封长信, 喝一杯热茶, 修理自行车, 学习外语, 等朋友,"
+        " 卖蔬菜水果, 画一座高山, 打开窗户, 找一把钥匙, 做午饭",
         "在花园里, 今天早上, 在市场, 每个星期五, 在火车站, 晚上九点, 在河边, 下雨的时候, 在厨房里,"
         " 跟孩子们一起",
         order="sap",

@@ -10,8 +10,10 @@ from ssl_audio.data.demo.channel import ChannelRange, encode_flac, record
 from ssl_audio.data.demo.events import EVENTS, render_event
 from ssl_audio.data.demo.notes import INSTRUMENTS, PITCHES, render_note
 
-EVENT_CHANNEL = ChannelRange(snr_db=(3.0, 30.0), equalizer_db=5.0, telephone_probability=0.05)
-NOTE_CHANNEL = ChannelRange(snr_db=(6.0, 35.0), equalizer_db=5.0, telephone_probability=0.0)
+EVENT_CHANNEL = ChannelRange(snr_db=(8.0, 35.0), equalizer_db=3.0, telephone_probability=0.0)
+NOTE_CHANNEL = ChannelRange(
+    snr_db=(12.0, 40.0), wet_db=(-20.0, -8.0), equalizer_db=2.0, telephone_probability=0.0
+)
 EVENT_CLASSES = tuple(EVENTS)
 _SPLIT_OF_20 = ("train",) * 12 + ("valid",) * 3 + ("test",) * 5
 

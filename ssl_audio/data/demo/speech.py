@@ -1,4 +1,4 @@
-"""Spoken clips of the demo corpus: twelve languages, twelve voices, labels from the engine's events.
+"""Spoken clips of the demo corpus: twelve languages and voices, labels from the engine's events.
 
 A voice is a set of formants (an eSpeak NG variant); speed, pitch and intonation range are drawn per
 clip and the tape runs a little fast or slow, so that neither pitch nor tempo names the voice.
@@ -17,10 +17,7 @@ from ssl_audio.data.demo.espeak import Espeak, Mark, Utterance
 from ssl_audio.data.demo.phrases import PHRASES
 
 LANGUAGES = tuple(PHRASES)
-VOICES = (
-    *("m1", "m3", "m5", "m7", "f1", "f3", "f5"),
-    *("klatt2", "edward", "Andrea", "belinda", "travis"),
-)
+VOICES = ("m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "klatt4")
 SILENCE = "sil"
 MAX_DURATION_SEC = 10.0
 # The engine names pauses and the closures and transitions it inserts alike: not at all.
@@ -97,9 +94,9 @@ def word_spans(
         stop = float("inf") if is_last else words[position + 1].sample
         # A phone belongs to the word that holds its middle: closures may start before the event.
         inside = [p for p in phones if p[0] and word.sample <= (p[1] + p[2]) / 2 < stop]
-        label = "".join(c for c in word.label if unicodedata.category(c)[0] in "LMN")
-        if inside and label:
-            spans.append((label.lower(), inside[0][1], inside[-1][2]))
+        label = "".join(c for c in word.label if c == " " or unicodedata.category(c)[0] in "LMN")
+        if inside and label.strip():
+            spans.append((label.strip().lower(), inside[0][1], inside[-1][2]))
     return spans
 
 
@@ -110,7 +107,7 @@ def speak_clip(
     utterance = engine.synthesize(
         text,
         f"{language}+{voice}",
-        words_per_minute=int(rng.integers(125, 216)),
+        words_per_minute=int(rng.integers(135, 226)),
         pitch=int(rng.integers(20, 81)),
         pitch_range=int(rng.integers(30, 81)),
     )
@@ -148,13 +145,13 @@ def language_clips(language: str, num_clips: int, seed: int) -> list[dict[str, A
 
     Deterministic only in a process that has not used the engine yet (see ``espeak.py``).
     """
-    engine, phrases = Espeak(), PHRASES[language]
+    engine, phrases = Espeak(seed), PHRASES[language]
     offset = LANGUAGES.index(language)
     rng = np.random.default_rng([seed, 0, offset])
     sentences = iter(rng.permutation(phrases.num_sentences))
     clips = []
     for index in range(num_clips):
-        num_sentences = int(rng.choice([1, 2, 3], p=[0.75, 0.2, 0.05]))
+        num_sentences = int(rng.choice([1, 2, 3], p=[0.85, 0.12, 0.03]))
         text = " ".join(phrases.sentence(int(next(sentences))) for _ in range(num_sentences))
         voice = (index + offset) % len(VOICES)
         clip = speak_clip(engine, text, language, VOICES[voice], rng)
