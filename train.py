@@ -1,7 +1,8 @@
 """Pre-train an audio encoder: ``python train.py experiment=spear_unified``.
 
 Composes the configuration and runs the experiment's stages in order, skipping what is done and
-continuing what is not. ``python train.py --help`` lists the groups; ``--cfg job`` prints the config.
+continuing what is not. ``python train.py --help`` lists the groups, ``--cfg job`` prints the
+config.
 """
 
 from __future__ import annotations

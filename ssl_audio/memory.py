@@ -20,5 +20,8 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
-    accepted = [libc.mallopt(option, LIMIT_BYTES) for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)]
-    return all(accepted)
+    trimmed, mapped = (
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1),
+        libc.mallopt(M_MMAP_THRESHOLD, LIMIT_BYTES),
+    )
+    return bool(trimmed and mapped)

@@ -13,11 +13,14 @@ import torch
 from ssl_audio.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
+def work():
+    live = [torch.ones(16, 2**20) for _ in range(4)]  # 64 MiB each
+
+
 for _ in range(3):
-    torch.ones(64, 2**20)  # 256 MiB
+    work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    torch.ones(64, 2**20)
+work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
