@@ -5,18 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.errors import HydraException, OverrideParseException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_audio.pipeline import Stage, config_hash
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+# Short names on the command line (data.root=DIR) that the section's own source interpolates.
+SOURCE_SHORTCUTS = frozenset({"root", "speech_root", "audio_root", "manifest", "path", "split"})
+INSTANTIATE_KEYS = frozenset({"_target_", "_args_", "_convert_", "_partial_", "_recursive_"})
 
 
 class ConfigError(ValueError):
@@ -59,10 +63,43 @@ def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
     """
     if config.tokens not in ("online", "stored"):
         raise ConfigError(f"tokens={config.tokens}: choose online or stored")
+    _check_arguments(config)
     stages = {}
     for name, section in _stage_configs(config):
         stages[name] = (construct(section, f"stages.{name}", recursive=False), section)
     return stages
+
+
+def _check_arguments(config: DictConfig) -> None:
+    """Find a misspelt argument now, not when the stage that needs it begins.
+
+    Raises:
+        ConfigError: a section has a key that its ``_target_`` does not take.
+    """
+    sections = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(sections, dict)
+    stages = sections.pop("stages")  # they repeat the sections under longer names
+    for key, section in [*_targets(sections), *_targets(stages, "stages")]:
+        try:
+            parameters = signature(get_object(section["_target_"])).parameters
+        except Exception as error:  # hydra wraps whatever the import raised
+            raise ConfigError(f"{key}._target_: {_last_line(error)}") from error
+        if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue
+        shortcuts = SOURCE_SHORTCUTS if "source" in section else frozenset()
+        for name in section.keys() - parameters.keys() - INSTANTIATE_KEYS - shortcuts:
+            meant = _nearest(f"{key}.{name}", [f"{key}.{known}" for known in parameters])
+            raise ConfigError(f"{key}.{name} is not an argument of {section['_target_']}{meant}")
+
+
+def _targets(config: Any, prefix: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Dotted path and content of every section with a ``_target_``."""
+    if not isinstance(config, dict):
+        return []
+    found = [(prefix, config)] if "_target_" in config else []
+    for key, value in config.items():
+        found += _targets(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def construct(
@@ -103,13 +140,14 @@ def check_command_line(overrides: Sequence[str]) -> None:
         raise ConfigError(f"choose an experiment: experiment={'|'.join(options('experiment'))}")
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("train", list(overrides), return_hydra_config=True)
+            config = compose("train", list(overrides))
             known = compose("train", [o for o in overrides if o.startswith("experiment=")])
-    except (HydraException, OmegaConfBaseException) as error:
+        for key in config:
+            if key not in known:
+                raise ConfigError(f"unknown key {key}{_nearest(str(key), [str(k) for k in known])}")
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error
-    for key in config:
-        if key not in known and key != "hydra":
-            raise ConfigError(f"unknown key {key}{_nearest(str(key), [str(k) for k in known])}")
 
 
 def options(group: str) -> list[str]:
@@ -119,12 +157,17 @@ def options(group: str) -> list[str]:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error)
-    if match := re.search(r"Could not find '([\w/]+)/([^/']+)'", text):
+    if isinstance(error, OverrideParseException):
+        reason = str(error).splitlines()[0]
+        return f"{error.override!r} is not an override such as data.num_workers=2 ({reason})"
+    if match := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
         group, name = match.groups()
         return f"{group}={name} does not exist; choose one of {', '.join(options(group))}"
     if match := re.search(r"Could not override '([^']+)'", text):
         meant = _nearest(match[1], _known_keys(overrides))
         return f"{match[1]} is not a key of this experiment{meant}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} has no value; add {match[1]}=…"
     return _last_line(error)
 
 
@@ -148,7 +191,7 @@ def _paths(config: Any, prefix: str = "") -> list[str]:
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     """What the user may have meant: the same path with one part mistyped, or the same last part."""
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     same_leaf = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     meant = close or same_leaf[:1]
     return f"; did you mean {meant[0]}?" if meant else "; see python train.py --cfg job"

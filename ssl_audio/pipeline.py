@@ -22,6 +22,8 @@ from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from ssl_audio.files import replacing
+
 STAGE_PREFIX = "stage:"  # "stage:NAME" in a config is the export of the earlier stage NAME
 RUNTIME_KEYS = frozenset(
     # Where and how a run computes, not what. They may change between a run and its continuation.
@@ -98,10 +100,9 @@ def code_version() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole file or nothing: written beside ``path`` under another name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    os.replace(temporary, path)
+    """Whole file or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def run_stages(stages: Mapping[str, tuple[Stage, dict[str, Any]]], context: RunContext) -> None:

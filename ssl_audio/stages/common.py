@@ -9,12 +9,9 @@ from typing import Any
 import torch
 
 from ssl_audio import hub
-from ssl_audio.config import construct
+from ssl_audio.config import SOURCE_SHORTCUTS, construct
 from ssl_audio.data.datamodule import DataModule
 from ssl_audio.models.zipformer.model import Zipformer
-
-# Short names on the command line (data.root=DIR) that the section's own source interpolates.
-SOURCE_SHORTCUTS = frozenset({"root", "speech_root", "audio_root", "manifest", "path", "split"})
 
 
 def build_data(section: Mapping[str, Any], seed: int) -> DataModule:

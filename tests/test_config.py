@@ -1,0 +1,214 @@
+"""Every experiment composes; a wrong command line ends in one line before any work is done.
+
+``python tests/test_config.py`` writes the list of config keys anew.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_audio.config import (
+    CONFIG_DIR,
+    ConfigError,
+    build_stages,
+    check_command_line,
+    options,
+    register_resolvers,
+)
+
+register_resolvers()
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS_FILE = Path(__file__).with_name("config_keys.txt")
+EXPERIMENTS, SCALES = options("experiment"), options("scale")
+# Every group option whose keys a user may have in a script.
+KEY_SETS = [
+    *([f"experiment={experiment}"] for experiment in EXPERIMENTS),
+    ["experiment=spear_unified", "scale=base", "trainer=ddp"],
+    ["experiment=spear_unified", "trainer=ddp_cpu"],
+    *(
+        ["experiment=spear_unified", f"data={data}"]
+        for data in options("data")
+        if data not in ("base", "demo")
+    ),
+    *(
+        ["experiment=spear_unified", f"probe={probe}"]
+        for probe in options("probe")
+        if probe not in ("base", "demo")
+    ),
+]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def resolved(*overrides: str) -> dict:
+    return OmegaConf.to_container(composed(*overrides), resolve=True, throw_on_missing=True)
+
+
+def run_train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_at_every_scale(experiment, scale):
+    overrides = (f"experiment={experiment}", f"scale={scale}")
+    check_command_line(overrides)
+    config = resolved(*overrides)
+    assert (config["experiment_name"], config["scale_name"]) == (experiment, scale)
+    stages = build_stages(composed(*overrides, "tokens=stored"))
+    domains = {"spear_speech": ["speech"], "spear_audio": ["audio"]}
+    expected = [f"{name}_quantizer" for name in domains.get(experiment, ["speech", "audio"])]
+    assert list(stages) == [*expected, "tokens", "student", "probe"]
+
+
+def config_keys() -> str:
+    """The dotted paths that exist with any of ``KEY_SETS``, one a line."""
+    found: set[str] = set()
+    for overrides in KEY_SETS:
+        found.update(_leaves(OmegaConf.to_container(composed(*overrides))))
+    return "".join(f"{key}\n" for key in sorted(found))
+
+
+def _leaves(config: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        inside = isinstance(value, dict) and value
+        found += _leaves(value, f"{path}.") if inside else [path]
+    return found
+
+
+def test_the_set_of_config_keys_is_frozen():
+    assert config_keys() == KEYS_FILE.read_text(), (
+        "keys of the config have changed; users' scripts name them. If the change is meant, say "
+        "so in CHANGELOG.md and run: python tests/test_config.py"
+    )
+
+
+WRONG = [
+    ([], "choose an experiment: experiment=spear_audio|spear_speech|spear_unified"),
+    (["experiment=spear_unifed"], "experiment=spear_unifed does not exist; choose one of "),
+    (["experiment="], "experiment= does not exist; choose one of "),
+    (["experiment=spear_unified", "scale=bse"], "scale=bse does not exist; choose one of base, "),
+    (["experiment=spear_unified", "data=foldr"], "data=foldr does not exist; choose one of base, "),
+    (
+        ["experiment=spear_unified", "task.optimzer.lr=0.01"],
+        "task.optimzer.lr is not a key of this experiment; did you mean task.optimizer.lr?",
+    ),
+    (
+        ["experiment=spear_unified", "lr=0.01"],
+        "lr is not a key of this experiment; did you mean tokenizer.speech.train.lr?",
+    ),
+    (["experiment=spear_unified", "+seedd=1"], "unknown key seedd; did you mean seed?"),
+    (
+        ["experiment=spear_unified", "data.root=[1"],
+        "'data.root=[1' is not an override such as data.num_workers=2",
+    ),
+    (["experiment=spear_unified", "seed=0,1"], "add --multirun to your command line"),
+    (["experiment=spear_unified", "data=huggingface"], "data.path has no value; add data.path=…"),
+    (["experiment=spear_unified", "task.max_steps=${nothing}"], "key 'nothing' not found"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG)
+def test_a_wrong_command_line_is_one_line(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tokens=strored", "tokens=strored: choose online or stored"),
+        (
+            "+trainer.max_stepz=3",
+            "trainer.max_stepz is not an argument of lightning.pytorch.Trainer; "
+            "did you mean trainer.max_steps?",
+        ),
+        (
+            "+data.batch_seconds=3",
+            "data.batch_seconds is not an argument of ssl_audio.data.datamodule.DataModule; "
+            "did you mean data.batch_sec?",
+        ),
+        (
+            "+task.token_mix=null",
+            "task.token_mix is not an argument of ssl_audio.tasks.spear.SpearTask; "
+            "did you mean task.token_mixing?",
+        ),
+    ],
+)
+def test_a_wrong_value_or_argument_is_found_before_the_first_stage(override, message):
+    overrides = ["experiment=spear_unified", override]
+    check_command_line(overrides)  # composes: only the code knows better
+    with pytest.raises(ConfigError) as caught:
+        build_stages(composed(*overrides))
+    assert str(caught.value) == message
+
+
+def test_the_program_prints_one_line_and_exits_with_2(tmp_path):
+    finished = run_train("experiment=spear_unified", "+data.sorce=1", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: data.sorce is not an argument of ")
+    assert finished.stderr.count("\n") == 1
+    assert finished.stdout == ""
+
+
+def test_cfg_job_prints_the_config(tmp_path):
+    finished = run_train("experiment=spear_audio", "scale=large", "--cfg", "job", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    printed = OmegaConf.create(finished.stdout)
+    assert (printed.experiment_name, printed.scale_name) == ("spear_audio", "large")
+    assert printed.model.config.encoder_dim == 1024
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_run_name_depends_on_all_that_decides_the_result():
+    def name(*overrides: str) -> str:
+        return composed("experiment=spear_unified", *overrides).name
+
+    same = [
+        name(),
+        name("trainer.devices=4", "trainer=ddp"),
+        name("data.num_workers=7"),
+        name("paths.cache=/elsewhere", "data.source.cache_dir=/elsewhere"),
+        name("callbacks.figures=null"),
+        name("trainer.val_check_interval=7"),
+        name("hydra/launcher=basic"),
+    ]
+    assert len(set(same)) == 1
+    different = [
+        name("task.optimizer.lr=0.01"),
+        name("seed=1"),
+        name("tokens=stored"),
+        name("tokenizer.audio.num_codebooks=8"),
+        name("data.batch_sec=61"),
+        name("debug=dry_run"),
+    ]
+    assert len({same[0], *different}) == 1 + len(different)
+    assert same[0].startswith("spear_unified-demo-")
+    assert different[-1].startswith("dry_run-spear_unified-demo-")
+
+
+if __name__ == "__main__":
+    KEYS_FILE.write_text(config_keys())
