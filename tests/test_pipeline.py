@@ -137,7 +137,7 @@ def test_hashes_of_the_parents_are_recorded_and_compared(context):
 
 
 def test_a_parent_without_export_is_named(context):
-    with pytest.raises(ValueError, match="stage:teacher: no export in .*list that stage before"):
+    with pytest.raises(ValueError, match=r"stage:teacher: no export in .*list that stage before"):
         run_stages({"student": (Recorder(), {"tokenizer": "stage:teacher"})}, context)
     assert context.resolve("hf:some/model") == "hf:some/model"
 
