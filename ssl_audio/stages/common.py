@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,15 +26,21 @@ def build_data(section: Mapping[str, Any], seed: int) -> DataModule:
     return data
 
 
-def build_student(model: Mapping[str, Any], seed: int) -> Zipformer:
-    """A fresh encoder whose weights are a function of the seed; global generators stay as they are.
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What is built inside has weights that depend on the seed alone, not on what ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def build_student(model: Mapping[str, Any]) -> Zipformer:
+    """A fresh encoder.
 
     Raises:
         ValueError: an architecture that SPEAR's objective cannot train.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = hub.build(model, "model")
+    encoder = hub.build(model, "model")
     if not isinstance(encoder, Zipformer):
         raise ValueError(f"model.kind={model['kind']}: SPEAR trains a zipformer")
     return encoder

@@ -10,7 +10,7 @@ from ssl_audio import hub
 from ssl_audio.config import construct
 from ssl_audio.pipeline import RunContext, Stage
 from ssl_audio.probes.runner import run_probes, write_results
-from ssl_audio.stages.common import build_student
+from ssl_audio.stages.common import build_student, seeded
 
 
 class ProbeStage(Stage):
@@ -40,10 +40,12 @@ class ProbeStage(Stage):
         self.suite, self.settings, self.cache_dir = suite, settings, cache_dir
 
     def run(self, directory: Path, context: RunContext) -> None:
+        with seeded(self.seed):
+            untrained = build_student(self.model)
         results = run_probes(
             hub.load_encoder(context.resolve(self.encoder)),
             construct(self.suite, "probe.suite"),
-            untrained=build_student(self.model, self.seed).eval(),
+            untrained=untrained.eval(),
             settings=construct(self.settings, "probe.settings"),
             cache_dir=self.cache_dir,
             progress=True,

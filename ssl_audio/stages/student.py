@@ -15,7 +15,7 @@ from ssl_audio.checkpoint_io import AtomicCheckpointIO, latest_checkpoint
 from ssl_audio.config import construct
 from ssl_audio.data.token_store import TokenStore
 from ssl_audio.pipeline import RunContext, Stage, provenance, rank_zero_print
-from ssl_audio.stages.common import build_data, build_student
+from ssl_audio.stages.common import build_data, build_student, seeded
 from ssl_audio.tasks.spear import TokenSpec
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
@@ -66,15 +66,16 @@ class StudentStage(Stage):
         if self.tokens == "stored":
             data.use_tokens(self._stores(context, data.segments.fingerprint))
             online = None
-        task = construct(
-            self.task,
-            "task",
-            encoder=build_student(self.model, self.seed),
-            tokens={name: _spec(tokenizer) for name, tokenizer in tokenizers.items()},
-            tokenizers=online,
-            batch_sec=data.batch_sec,
-            seed=self.seed,
-        )
+        with seeded(self.seed):
+            task = construct(
+                self.task,
+                "task",
+                encoder=build_student(self.model),
+                tokens={name: _spec(tokenizer) for name, tokenizer in tokenizers.items()},
+                tokenizers=online,
+                batch_sec=data.batch_sec,
+                seed=self.seed,
+            )
         trainer = self._build_trainer(directory)
         parameters = sum(p.numel() for p in task.encoder.parameters())
         rank_zero_print(f"encoder: {parameters / 1e6:.3f} M parameters")
