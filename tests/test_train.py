@@ -1,0 +1,266 @@
+"""The whole program on a tiny corpus: killed, resumed, on two ranks, with bad input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ssl_audio import audio, hub
+from ssl_audio.config import CONFIG_DIR, register_resolvers
+from ssl_audio.data.token_store import TokenStoreWriter
+from ssl_audio.models.spectral import MfccEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE_HZ = 16_000
+STEPS = 16
+TIMEOUT_SEC = 200
+TINY = [
+    "experiment=spear_unified",
+    "data=folder",
+    "probe=none",
+    "callbacks.figures=null",
+    "model.config.downsampling_factor=[1,2]",
+    "model.config.num_encoder_layers=1",
+    "model.config.encoder_dim=32",
+    "model.config.encoder_unmasked_dim=16",
+    "model.config.feedforward_dim=48",
+    "model.config.num_heads=2",
+    "model.config.cnn_module_kernel=7",
+    "model.config.num_mel_bins=16",
+    "+model.config.embed_channels=[4,4,8]",
+    "task.channel_mask.span=4",
+    "+tokenizer.speech.teacher.config.context=[0]",
+    "+tokenizer.audio.teacher.config={num_mel_bins:16,num_cqt_bins:12,context:[0]}",
+    "tokenizer.speech.num_codebooks=2",
+    "tokenizer.audio.num_codebooks=2",
+    "tokenizer.speech.train={num_frames:400,batch_frames:64,phase_one_iters:3,phase_two_iters:3}",
+    "data.batch_sec=1.5",
+    "data.min_sec=0.1",
+    "data.max_sec=0.5",
+    "data.valid_fraction=0.15",
+    f"task.max_steps={STEPS}",
+    "trainer.val_check_interval=4",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
+]
+
+
+def signal_of(index: int, seconds: float, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """A tone with noise; every index another pitch."""
+    time_sec = np.arange(round(seconds * rate_hz)) / rate_hz
+    noise = np.random.default_rng(index).normal(0, 0.05, len(time_sec))
+    tone = 0.2 * np.sin(2 * np.pi * (200 + 60 * index) * time_sec)
+    return (tone + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    for domain, kind in (("speech", "wav"), ("audio", "flac")):
+        (root / domain).mkdir()
+        for index in range(24):
+            path = root / domain / f"{index:02d}.{kind}"
+            audio.write(path, signal_of(index, 0.25 + 0.03 * (index % 8)), RATE_HZ)
+    return root
+
+
+class Program:
+    """``train.py`` with the tiny config, on one corpus and one folder of runs."""
+
+    def __init__(self, corpus: Path, folder: Path) -> None:
+        self.corpus, self.folder = corpus, folder
+        self.module = _load_train()
+
+    def overrides(self, *more: str) -> list[str]:
+        places = [f"paths.runs={self.folder}/runs", f"paths.cache={self.folder}/cache"]
+        return [*TINY, f"data.root={self.corpus}", *places, *more]
+
+    def run_dir(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def run(self, name: str, *more: str) -> Path:
+        """In this process, without loader workers."""
+        overrides = self.overrides(f"name={name}", "data.num_workers=0", *more)
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("train", overrides)
+        return self.module.run(config)
+
+    def start(self, *arguments: str, torchrun: bool = False) -> subprocess.Popen[str]:
+        """A process of its own, with a process group of its own."""
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command = [*(launcher if torchrun else []), str(ROOT / "train.py"), *arguments]
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, *arguments: str, torchrun: bool = False, status: int = 0) -> tuple[str, str]:
+        """Standard output and error of a process that ends with ``status``."""
+        process = self.start(*arguments, torchrun=torchrun)
+        try:
+            output, errors = process.communicate(timeout=TIMEOUT_SEC)
+        finally:
+            _kill_group(process)
+        assert process.returncode == status, errors[-3000:]
+        return output, errors
+
+    def kill_in_the_middle(self, name: str, *arguments: str) -> None:
+        """SIGKILL to every process of the run when the first checkpoint appears."""
+        process = self.start(*arguments)
+        checkpoint = self.run_dir(name) / "student" / "checkpoints" / "step=4.ckpt"
+        deadline = time.monotonic() + TIMEOUT_SEC
+        try:
+            while not checkpoint.exists():
+                assert process.poll() is None, process.communicate()[1][-3000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            _kill_group(process)
+        process.communicate(timeout=TIMEOUT_SEC)
+        assert not (self.run_dir(name) / "student" / "done.json").exists()
+
+    def copy_quantizers(self, source: str, target: str) -> None:
+        for stage in ("speech_quantizer", "audio_quantizer"):
+            shutil.copytree(self.run_dir(source) / stage, self.run_dir(target) / stage)
+
+    def losses(self, name: str, without: int | None = None) -> dict[str, dict[int, float]]:
+        """Scalars that the student logged: tag to step to value.
+
+        Args:
+            name: of the run.
+            without: a step to leave out, such as the one whose checkpoint triggered the kill: it is
+                logged and validated after its checkpoint.
+        """
+        found: dict[str, dict[int, float]] = {}
+        files = (self.run_dir(name) / "tensorboard").glob("events.*")
+        for file in sorted(files, key=lambda file: int(file.name.split(".")[3])):
+            log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+            for tag in log.Tags()["scalars"]:
+                if tag.startswith(("train/", "valid/")):
+                    steps = {e.step: e.value for e in log.Scalars(tag) if e.step != without}
+                    found[tag] = found.get(tag, {}) | steps
+        return found
+
+
+def _load_train() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    register_resolvers()
+    return module
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def program(corpus, tmp_path_factory) -> Program:
+    return Program(corpus, tmp_path_factory.mktemp("program"))
+
+
+@pytest.fixture(scope="module")
+def whole(program) -> str:
+    """Name of an uninterrupted run with online tokens and two workers."""
+    arguments = program.overrides("name=whole", "data.num_workers=2")
+    output, _ = program.finish(*arguments)
+    assert f"encoder:    {program.run_dir('whole') / 'student' / 'export'}" in output
+    return "whole"
+
+
+def state(directory: Path) -> dict[str, tuple[int, int]]:
+    """Modification time and size of every file."""
+    stats = {str(file): file.stat() for file in directory.rglob("*") if file.is_file()}
+    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
+
+
+def test_a_run_leaves_an_encoder_with_its_history(program, whole):
+    run_dir = program.run_dir(whole)
+    encoder = hub.load_encoder(run_dir / "student" / "export")
+    assert encoder.kind == "zipformer"
+    written = json.loads((run_dir / "student" / "export" / "config.json").read_text())
+    parents = written["provenance"]["parents"]
+    assert parents.keys() == {"speech_quantizer", "audio_quantizer"}
+    for name, value in parents.items():
+        assert hub.content_hash(run_dir / name / "export") == value
+    assert written["provenance"]["config"]["task"]["max_steps"] == STEPS
+    assert (run_dir / "report.html").is_file()
+    losses = program.losses(whole)
+    assert len(losses["train/loss"]) == STEPS
+    assert list(losses["valid/loss"]) == [3, 7, 11, 15]
+    assert hub.content_hash(
+        hub.load_encoder(run_dir / "student" / "checkpoints" / f"step={STEPS}.ckpt")
+    ) == hub.content_hash(encoder)
+
+
+def test_a_killed_run_goes_on_exactly(program, whole):
+    program.copy_quantizers(whole, "killed")
+    arguments = program.overrides("name=killed", "data.num_workers=2")
+    program.kill_in_the_middle("killed", *arguments)
+    output, _ = program.finish(*arguments)
+    assert "resuming from" in output
+    assert program.losses("killed", without=3) == program.losses(whole, without=3)
+    exports = [program.run_dir(name) / "student" / "export" for name in ("killed", whole)]
+    assert hub.content_hash(exports[0]) == hub.content_hash(exports[1])
+
+
+@pytest.mark.ddp
+def test_two_ranks_go_on_exactly_whatever_started_them(program, whole):
+    """Uninterrupted under torchrun; killed and resumed under Lightning's launcher."""
+    settings = ("trainer=ddp_cpu", "data.num_workers=2")
+    program.copy_quantizers(whole, "ranks")
+    program.finish(*program.overrides("name=ranks", *settings), torchrun=True)
+
+    program.copy_quantizers(whole, "ranks_killed")
+    arguments = program.overrides("name=ranks_killed", *settings)
+    program.kill_in_the_middle("ranks_killed", *arguments)
+    output, _ = program.finish(*arguments)
+    assert "resuming from" in output
+    assert program.losses("ranks_killed", without=3) == program.losses("ranks", without=3)
+    assert len(program.losses("ranks")["train/loss"]) == STEPS
+
+
+def test_a_finished_run_is_left_alone(program, whole, capsys):
+    run_dir = program.run_dir(whole)
+    stages = [run_dir / name for name in ("speech_quantizer", "audio_quantizer", "student")]
+    before = [state(stage) for stage in stages]
+    program.run(whole)
+    assert [state(stage) for stage in stages] == before
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert [line.split(" in ")[0] for line in lines[:3]] == [
+        f"[{stage.name}] done before," for stage in stages
+    ]
+    assert [line.split(":")[0] for line in lines[3:]] == [
+        "run folder",
+        "report",
+        "curves",
+        "encoder",
+    ]
+
+
+def test_another_setting_in_the_same_folder_is_refused(program, whole):
+    with pytest.raises(ValueError, match=r"made with task\.optimizer\.lr=0\.045, .* has .*lr=1:"):
+        program.run(whole, "task.optimizer.lr=1")
