@@ -189,6 +189,7 @@ def test_the_run_name_depends_on_all_that_decides_the_result():
 
     same = [
         name(),
+        name("tokens=stored"),  # what the demo scale has
         name("trainer.devices=4", "trainer=ddp"),
         name("data.num_workers=7"),
         name("paths.cache=/elsewhere", "data.source.cache_dir=/elsewhere"),
@@ -200,7 +201,7 @@ def test_the_run_name_depends_on_all_that_decides_the_result():
     different = [
         name("task.optimizer.lr=0.01"),
         name("seed=1"),
-        name("tokens=stored"),
+        name("tokens=online"),
         name("tokenizer.audio.num_codebooks=8"),
         name("data.batch_sec=61"),
         name("debug=dry_run"),

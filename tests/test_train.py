@@ -33,6 +33,7 @@ TINY = [
     "experiment=spear_unified",
     "data=folder",
     "probe=none",
+    "tokens=online",
     "callbacks.figures=null",
     "model.config.downsampling_factor=[1,2]",
     "model.config.num_encoder_layers=1",
@@ -42,7 +43,7 @@ TINY = [
     "model.config.num_heads=2",
     "model.config.cnn_module_kernel=7",
     "model.config.num_mel_bins=16",
-    "+model.config.embed_channels=[4,4,8]",
+    "++model.config.embed_channels=[4,4,8]",
     "task.channel_mask.span=4",
     "+tokenizer.speech.teacher.config.context=[0]",
     "+tokenizer.audio.teacher.config={num_mel_bins:16,num_cqt_bins:12,context:[0]}",
@@ -264,3 +265,133 @@ def test_a_finished_run_is_left_alone(program, whole, capsys):
 def test_another_setting_in_the_same_folder_is_refused(program, whole):
     with pytest.raises(ValueError, match=r"made with task\.optimizer\.lr=0\.045, .* has .*lr=1:"):
         program.run(whole, "task.optimizer.lr=1")
+
+
+def test_stored_tokens_train_like_online_ones_and_extraction_goes_on(program, whole, monkeypatch):
+    program.copy_quantizers(whole, "stored")
+    write, stores = TokenStoreWriter.write, []
+
+    def killed_at_the_second_store(writer, *arguments):
+        stores.append(writer.directory)
+        if len(stores) == 2:
+            raise KeyboardInterrupt
+        write(writer, *arguments)
+
+    monkeypatch.setattr(TokenStoreWriter, "write", killed_at_the_second_store)
+    with pytest.raises(KeyboardInterrupt):
+        program.run("stored", "tokens=stored")
+    monkeypatch.undo()
+    tokens = program.run_dir("stored") / "tokens"
+    assert not (tokens / "done.json").exists()
+    written = state(tokens / "speech")
+    assert any("shard" in name for name in written)
+
+    program.run("stored", "tokens=stored")
+    assert state(tokens / "speech") == written
+    stored, online = program.losses("stored"), program.losses(whole)
+    assert stored.keys() == online.keys()
+    for tag, steps in online.items():
+        assert stored[tag] == pytest.approx(steps, rel=1e-6), tag
+
+
+def test_tokens_of_another_teacher_are_refused(program, whole):
+    """Here the export was replaced after its tokens had been extracted."""
+    program.copy_quantizers(whole, "replaced")
+    dry = ("tokens=stored", "task.max_steps=1")
+    program.run("replaced", *dry)
+    run_dir = program.run_dir("replaced")
+    shutil.rmtree(run_dir / "student")
+    header = run_dir / "tokens" / "speech" / "header.json"
+    content = json.loads(header.read_text())
+    was = content["teacher_hash"]
+    header.write_text(json.dumps(content | {"teacher_hash": "another"}))
+    with pytest.raises(ValueError, match=rf"made with teacher_hash another instead of {was}"):
+        program.run("replaced", *dry)
+
+
+def test_a_dry_run_takes_one_step_and_is_never_taken_for_work(program, capsys):
+    for _ in range(2):
+        run_dir = program.run("dry", "debug=dry_run", "data.batch_sec=1.5", "data.max_sec=0.5")
+        output = capsys.readouterr().out
+        assert "done before" not in output
+        assert "[student]" in output
+    assert not list(run_dir.rglob("*.ckpt"))
+
+
+def test_a_sweep_gives_a_folder_to_each_of_its_runs(program):
+    arguments = program.overrides("data.num_workers=0", "task.max_steps=1")
+    program.finish("--multirun", "seed=0,1", "hydra/launcher=basic", *arguments)
+    runs = sorted((program.folder / "runs").glob("spear_unified-demo-*"))
+    assert len(runs) == 2
+    seeds = [json.loads((run / "student" / "done.json").read_text())["config"] for run in runs]
+    assert sorted(config["seed"] for config in seeds) == [0, 1]
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_one_line(program):
+    missing = program.folder / "missing"
+    arguments = program.overrides("name=missing", f"data.root={missing}")
+    _, errors = program.finish(*arguments, status=2)
+    assert errors == f"error: data: {missing} is not a folder; correct data.root\n"
+
+
+def test_an_empty_folder_is_one_line(program, tmp_path):
+    with pytest.raises(ValueError, match=rf"^data: {tmp_path} holds no audio file .* data\.root$"):
+        program.run("empty", f"data.root={tmp_path}")
+
+
+def test_a_corpus_without_a_domain_is_one_line(program, corpus):
+    with pytest.raises(ValueError, match=r"no audio segment in the train split; .*experiment"):
+        program.run("one_domain", "data.root=null", f"data.speech_root={corpus}/speech")
+
+
+def test_a_teacher_with_another_frame_rate_is_one_line(program, monkeypatch):
+    monkeypatch.setattr(MfccEncoder, "frame_rate", 31.0)
+    with pytest.raises(ValueError, match="a teacher with another frame rate: 31 Hz codes do not"):
+        program.run("rates")
+
+
+def make_bad_files(folder: Path) -> dict[str, str]:
+    """Files that cannot be used, with what is said about them."""
+    folder.mkdir()
+    whole_file = folder / "whole.flac"
+    audio.write(whole_file, signal_of(1, 0.4), RATE_HZ)
+    content = whole_file.read_bytes()
+    whole_file.unlink()
+    (folder / "truncated.flac").write_bytes(content[: len(content) // 2])
+    soundfile.write(folder / "no_sample.wav", np.zeros(0), RATE_HZ)
+    (folder / "text.wav").write_text("not a sound\n")
+    samples = signal_of(2, 0.4)
+    samples[100] = np.nan
+    soundfile.write(folder / "nan.wav", samples, RATE_HZ, subtype="FLOAT")
+    return dict.fromkeys(["truncated.flac", "no_sample.wav", "text.wav", "nan.wav"], "")
+
+
+def make_odd_files(folder: Path) -> None:
+    """Unusual files that can be used, and one that is too short."""
+    soundfile.write(folder / "8bit.wav", signal_of(3, 0.4), RATE_HZ, subtype="PCM_U8")
+    soundfile.write(folder / "24bit.wav", signal_of(4, 0.4), RATE_HZ, subtype="PCM_24")
+    six_channels = np.stack([signal_of(i, 0.4, 96_000) for i in range(6)], axis=1)
+    soundfile.write(folder / "six.wav", six_channels, 96_000)
+    soundfile.write(folder / "20ms.wav", signal_of(5, 0.02), RATE_HZ)
+
+
+def test_bad_files_are_left_out_and_listed(program, corpus, tmp_path, capsys):
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    bad = make_bad_files(root / "speech" / "bad")
+    make_odd_files(root / "speech")
+    run_dir = program.run("bad", f"data.root={root}", "task.max_steps=24")
+    assert (run_dir / "student" / "export").is_dir()
+    printed = capsys.readouterr().out
+    listed = printed[printed.index("files were skipped:") :]
+    for name in bad:
+        assert f"speech/bad/{name}" in listed
+    assert f"{len(bad)} files were skipped:" in printed
+    assert "1 clips shorter than 0.1 s were left out" in printed
+    for name in ("8bit.wav", "24bit.wav", "six.wav"):
+        assert name not in listed
+    assert len(program.losses("bad")["train/loss"]) == 24
+    assert all(np.isfinite(list(program.losses("bad")["train/loss"].values())))

@@ -88,6 +88,9 @@ class StudentStage(Stage):
         if rank_zero_only.rank == 0:
             hub.save(task.encoder, directory / "export", provenance(directory))
         _list_skipped(data.skipped)
+        short = data.segments.num_short_clips
+        if short:
+            rank_zero_print(f"{short} clips shorter than {self.data['min_sec']} s were left out")
 
     def _stores(self, context: RunContext, data_fingerprint: str) -> dict[str, TokenStore]:
         return {
