@@ -26,7 +26,8 @@ class ScaledAdam(Optimizer):
     """Adam with updates scaled by each parameter's root mean square, plus a step on that size.
 
     The state is one dict per parameter, with the step count in the group, and ``state_dict``
-    resumes exactly. Missing gradients count as zero. Each parameter group is clipped by itself
+    resumes exactly. A missing gradient counts as zero, but a step in which all are missing changes
+    nothing, so setting them to None skips it. Each parameter group is clipped by itself
     against a multiple of the median of its recent gradient norms, where a tensor's gradient counts
     times its size; from the second step on, a group with a non-finite norm gets zero gradients.
 
@@ -96,6 +97,8 @@ class ScaledAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if all(p.grad is None for group in self.param_groups for p in group["params"]):
+            return loss
         if self._stacks is None:
             self._stacks = [_stacks_of(group["params"], self.state) for group in self.param_groups]
         norms = []

@@ -104,6 +104,23 @@ def test_a_missing_gradient_is_a_zero_gradient() -> None:
     assert_equal(missing, zero)
 
 
+def test_a_step_without_any_gradient_never_happened() -> None:
+    straight, interrupted = make_params(), make_params()
+    optimizer = ScaledAdam(straight)
+    train(optimizer, straight, range(12))
+
+    other = ScaledAdam(interrupted)
+    for step in range(12):
+        train(other, interrupted, range(step, step + 1))
+        other.zero_grad(set_to_none=True)
+        other.step()
+    assert_equal(interrupted, straight)
+    assert other.param_groups[0]["num_steps"] == optimizer.param_groups[0]["num_steps"] == 12
+    assert torch.equal(
+        other.state[interrupted[0]]["momentum"], optimizer.state[straight[0]]["momentum"]
+    )
+
+
 def test_a_spike_above_the_threshold_counts_as_the_threshold() -> None:
     def train_with_spike(size: float, clipping_scale: float | None) -> list[nn.Parameter]:
         params = make_params()
