@@ -40,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self,
         path: str | Path,
-        map_location: Callable[..., Any] | str | None = lambda storage, loc: storage,
+        map_location: Callable[..., Any] | None = lambda storage, loc: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
         return super().load_checkpoint(path, map_location, weights_only=True)

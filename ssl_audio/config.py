@@ -142,9 +142,9 @@ def check_command_line(overrides: Sequence[str]) -> None:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose("train", list(overrides))
             known = compose("train", [o for o in overrides if o.startswith("experiment=")])
-        for key in config:
+        for key in map(str, config):
             if key not in known:
-                raise ConfigError(f"unknown key {key}{_nearest(str(key), [str(k) for k in known])}")
+                raise ConfigError(f"unknown key {key}{_nearest(key, list(map(str, known)))}")
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error

@@ -122,7 +122,7 @@ def run_stages(stages: Mapping[str, tuple[Stage, dict[str, Any]]], context: RunC
             continue
         directory.mkdir(parents=True, exist_ok=True)
         rank_zero_print(f"[{name}] {directory}")
-        is_first = rank_zero_only.rank == 0
+        is_first = global_rank() == 0
         started = time.monotonic()
         if is_first or stage.ranks != "first":
             _claim(directory, record)
@@ -133,6 +133,12 @@ def run_stages(stages: Mapping[str, tuple[Stage, dict[str, Any]]], context: RunC
             write_json(directory / "done.json", finished)
         elif stage.ranks != "all":
             _wait_for(directory / "done.json", record)
+
+
+def global_rank() -> int:
+    """Of this process, also before there is a process group."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank
 
 
 @rank_zero_only
@@ -167,14 +173,14 @@ def _claim(directory: Path, record: dict[str, Any]) -> None:
     started = directory / "started.json"
     if started.exists():
         _compare(json.loads(started.read_text()), record, directory)
-    elif rank_zero_only.rank == 0:
+    elif global_rank() == 0:
         write_json(started, record)
 
 
 def _is_done(directory: Path, record: dict[str, Any], on_change: str) -> bool:
     path = directory / "done.json"
     if not path.exists():
-        if on_change == "rerun" and rank_zero_only.rank == 0:
+        if on_change == "rerun" and global_rank() == 0:
             (directory / "started.json").unlink(missing_ok=True)
         return False
     try:
@@ -182,7 +188,7 @@ def _is_done(directory: Path, record: dict[str, Any], on_change: str) -> bool:
     except ValueError:
         if on_change == "refuse":
             raise
-        if rank_zero_only.rank == 0:
+        if global_rank() == 0:
             path.unlink(missing_ok=True)
             (directory / "started.json").unlink(missing_ok=True)
         return False

@@ -98,7 +98,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
     path = tmp_path / "step=1.ckpt"
     torch.save({"bomb": Bomb()}, path)
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
     assert not (tmp_path / "exploded").exists()
 

@@ -14,7 +14,7 @@ from ssl_audio import hub
 from ssl_audio.checkpoint_io import AtomicCheckpointIO, latest_checkpoint
 from ssl_audio.config import construct
 from ssl_audio.data.token_store import TokenStore
-from ssl_audio.pipeline import RunContext, Stage, provenance, rank_zero_print
+from ssl_audio.pipeline import RunContext, Stage, global_rank, provenance, rank_zero_print
 from ssl_audio.stages.common import build_data, build_student, seeded
 from ssl_audio.tasks.spear import TokenSpec
 from ssl_audio.tokenizers.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ class StudentStage(Stage):
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise ValueError("interrupted; run the same command to go on")
-        if rank_zero_only.rank == 0:
+        if global_rank() == 0:
             hub.save(task.encoder, directory / "export", provenance(directory))
         _list_skipped(data.skipped)
         short = data.segments.num_short_clips

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from ssl_audio import hub
 from ssl_audio.data.segments import DOMAINS
 from ssl_audio.data.token_extraction import extract_tokens
-from ssl_audio.pipeline import RunContext, Stage
+from ssl_audio.pipeline import RunContext, Stage, global_rank
 from ssl_audio.stages.common import build_data, default_device
 from ssl_audio.tasks.spear_loss import STRATEGIES
 
@@ -62,10 +60,10 @@ class TokenStage(Stage):
                     teacher_hash=hub.content_hash(export),
                     domains=[label for label, domain in DOMAINS.items() if domain in wanted],
                     device=self.device,
-                    rank=rank_zero_only.rank,
+                    rank=global_rank(),
                     num_ranks=int(os.environ.get("WORLD_SIZE", "1")),
                 )
-                if store is None and rank_zero_only.rank != 0:
+                if store is None and global_rank() != 0:
                     break
                 if store is None:
                     time.sleep(POLL_SEC)

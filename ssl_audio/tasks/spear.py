@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -81,17 +82,14 @@ class SpearTask(SummedLossTask):
         utterance_mixing: arguments of ``mix_utterances``, or None.
         optimizer: arguments of ``ScaledAdam``.
         schedule: arguments of ``eden_lr``, with ``lr_hours`` in hours of audio.
-        batch_sec: seconds of audio in one micro-batch; turns steps into hours and into the
-            encoder's batch count.
+        schedule_batch_sec: the encoder's own schedules count batches of this many seconds.
+        batch_sec: seconds of audio in one micro-batch; turns steps into hours and into batches.
         seed: the run's seed.
         max_steps: optimizer steps of the run; read by the trainer.
 
     Raises:
         ValueError: unknown teachers or strategy, or a teacher whose rate does not fit.
     """
-
-    # Model-internal schedules count batches of this many seconds (first author's scripts).
-    SCHEDULE_BATCH_SEC = 600.0
 
     def __init__(
         self,
@@ -108,6 +106,7 @@ class SpearTask(SummedLossTask):
         utterance_mixing: Mapping[str, Any] | None,
         optimizer: Mapping[str, Any],
         schedule: Mapping[str, Any],
+        schedule_batch_sec: float,
         batch_sec: float,
         seed: int,
         max_steps: int,
@@ -138,7 +137,7 @@ class SpearTask(SummedLossTask):
         self.time_mask, self.channel_mask = SpanMask(**time_mask), SpanMask(**channel_mask)
         self.token_mixing, self.utterance_mixing = token_mixing, utterance_mixing
         self.optimizer_config, self.schedule = dict(optimizer), dict(schedule)
-        self.batch_sec = batch_sec
+        self.batch_sec, self.schedule_batch_sec = batch_sec, schedule_batch_sec
         self._usage: dict[str, Tensor] = {}
         self._figures: dict[str, Any] = {}
 
@@ -146,13 +145,15 @@ class SpearTask(SummedLossTask):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
         self.begin_step(batch)
-        self.encoder.set_batch_count(self.global_step * self._step_sec() / self.SCHEDULE_BATCH_SEC)
+        self.encoder.set_batch_count(self.global_step * self._step_sec() / self.schedule_batch_sec)
         codes = self._codes(batch)
         batch, codes = self._mix(batch, codes)
         loss = self._predict(batch, codes, "train").loss
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log("train", loss, on_step=True, on_epoch=False)
-        return self.end_step(loss.total, loss.num_frames)
+        clip_loss = sum(teacher.clip_loss for teacher in loss.teachers.values())
+        assert isinstance(clip_loss, Tensor)
+        return self.end_step(loss.total, loss.num_frames, clip_loss)
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
         prediction = self._predict(batch, self._codes(batch), "valid")
@@ -170,9 +171,10 @@ class SpearTask(SummedLossTask):
         for name, usage in self._usage.items():
             total = self.trainer.strategy.reduce(usage, reduce_op="sum")
             self._usage[name] = total
-            perplexity = codebook_perplexity(total)
-            self.log(f"valid/{name}/target_perplexity", perplexity.mean())
-            self.log(f"valid/{name}/codes_used", (total > 0).float().mean())
+            perplexity, used = codebook_perplexity(total).mean(), (total > 0).float().mean()
+            # Equal on all ranks already; sync_dist only says that we know.
+            self.log(f"valid/{name}/target_perplexity", perplexity, sync_dist=True)
+            self.log(f"valid/{name}/codes_used", used, sync_dist=True)
 
     def last_figures(self) -> dict[str, Any]:
         """First clip of the last validation, for pictures.
@@ -265,7 +267,7 @@ class SpearTask(SummedLossTask):
 
     # ---- optimisation
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = ScaledAdam(trained, **self.optimizer_config)
         base_lr = self.optimizer_config["lr"]
@@ -300,7 +302,7 @@ class SpearTask(SummedLossTask):
 
     # ---- logging
 
-    def _log(self, split: str, loss: SpearLoss, **kwargs: bool) -> None:
+    def _log(self, split: str, loss: SpearLoss, **kwargs: Any) -> None:
         """Means of this rank's micro-batch (training) or of the epoch over ranks (validation)."""
         count = int(loss.num_frames.clamp(min=1))
         values = {f"{split}/loss": loss.total / count}

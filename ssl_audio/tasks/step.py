@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class SummedLossTask(LightningModule):
     """Training steps that return sums, turned into one mean per optimizer step.
 
-    A subclass calls ``begin_step`` first and returns ``end_step(loss_sum, count)`` from
+    A subclass calls ``begin_step`` first and returns ``end_step(loss_sum, count, clip_loss)`` from
     ``training_step``. The gradient is then the sum over all ranks and micro-batches divided by
     their total count, whatever the number of ranks and the accumulation. Before the optimizer
     moves, all ranks look at the same reduced gradient: when its norm is not finite, all skip.
@@ -33,7 +33,8 @@ class SummedLossTask(LightningModule):
         self.seed = seed
         self.max_skipped_steps = max_skipped_steps
         self._count: Tensor | None = None
-        self._ids: list[str] = []
+        self._ids: list[str] = []  # of this rank's clips since the last optimizer step
+        self._clip_losses: list[Tensor] = []  # theirs, looked at only when something is wrong
         self._skipped_in_a_row = 0
 
     def begin_step(self, batch: AudioBatch) -> None:
@@ -42,8 +43,15 @@ class SummedLossTask(LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + position) % 2**63)
         self._ids.extend(batch.ids)
 
-    def end_step(self, loss_sum: Tensor, count: Tensor) -> Tensor:
-        """Remember how much ``loss_sum`` sums over; undo Lightning's division by accumulation."""
+    def end_step(self, loss_sum: Tensor, count: Tensor, clip_loss: Tensor) -> Tensor:
+        """Remember how much ``loss_sum`` sums over; undo Lightning's division by accumulation.
+
+        Args:
+            loss_sum: () over the micro-batch.
+            count: () what the step's total is divided by.
+            clip_loss: (B,) to name the clips that made a step non-finite.
+        """
+        self._clip_losses.append(clip_loss.detach())
         count = count.detach().to(torch.float64 if count.device.type == "cpu" else torch.float32)
         self._count = count if self._count is None else self._count + count
         return loss_sum * self.trainer.accumulate_grad_batches
@@ -61,6 +69,7 @@ class SummedLossTask(LightningModule):
         self._skip_unless_finite(norm)
         self._count = None
         self._ids.clear()
+        self._clip_losses.clear()
 
     def _skip_unless_finite(self, norm: Tensor) -> None:
         # Every rank holds the same reduced gradient, so every rank decides alike.
@@ -68,12 +77,11 @@ class SummedLossTask(LightningModule):
             self._skipped_in_a_row = 0
             return
         for parameter in self.parameters():
-            parameter.grad = None  # optimizers leave parameters without a gradient alone
+            parameter.grad = None  # ScaledAdam takes no step without any gradient
         self._skipped_in_a_row += 1
-        clips = ", ".join(self._ids[:8]) + (" ..." if len(self._ids) > 8 else "")
         log.warning(
-            "step %d skipped on all ranks: gradient norm %s; rank %d had clips %s",
-            self.global_step, norm.item(), self.global_rank, clips,
+            "step %d skipped on all ranks: gradient norm %s; rank %d: %s",
+            self.global_step, norm.item(), self.global_rank, self._suspects(),
         )  # fmt: skip
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise ValueError(
@@ -81,6 +89,12 @@ class SummedLossTask(LightningModule):
                 "lower task.optimizer.lr or use trainer.precision=32-true, then rerun: the last "
                 "checkpoint is good"
             )
+
+    def _suspects(self, shown: int = 8) -> str:
+        losses = torch.cat(self._clip_losses).isfinite().tolist()
+        bad = [name for name, finite in zip(self._ids, losses, strict=True) if not finite]
+        names = ", ".join((bad or self._ids)[:shown]) + (" ..." if len(bad) > shown else "")
+        return f"the loss of {names} is not finite" if bad else f"finite losses, of {names}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_in_a_row"] = self._skipped_in_a_row
