@@ -8,6 +8,7 @@ config.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ def _hydra_main(config: DictConfig) -> None:
 def main() -> None:
     keep_freed_memory()
     register_resolvers()
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file it reads
     overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
     if overrides == sys.argv[1:]:  # flags such as --help, --cfg and --multirun are Hydra's own
         try:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_audio import audio, hub
@@ -97,9 +98,12 @@ class Program:
     def run(self, name: str, *more: str) -> Path:
         """In this process, without loader workers."""
         overrides = self.overrides(f"name={name}", "data.num_workers=0", *more)
+        return self.module.run(self.compose(*overrides))
+
+    @staticmethod
+    def compose(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("train", overrides)
-        return self.module.run(config)
+            return compose("train", list(overrides))
 
     def start(self, *arguments: str, torchrun: bool = False) -> subprocess.Popen[str]:
         """A process of its own, with a process group of its own."""
@@ -316,6 +320,18 @@ def test_a_dry_run_takes_one_step_and_is_never_taken_for_work(program, capsys):
         assert "done before" not in output
         assert "[student]" in output
     assert not list(run_dir.rglob("*.ckpt"))
+
+
+def test_a_dry_run_builds_the_published_architecture(program, capsys):
+    program.module.run(
+        program.compose(
+            *("experiment=spear_unified", "scale=base", "debug=dry_run", "tokenizer=mvq_demo"),
+            *("data=folder", "data.min_sec=0.1", "data.max_sec=0.5", "data.batch_sec=1"),
+            *(f"data.root={program.corpus}", f"paths.runs={program.folder}/runs"),
+            *("data.valid_fraction=0.1", f"paths.cache={program.folder}/cache", "probe=none"),
+        )
+    )
+    assert "encoder: 93.289 M parameters" in capsys.readouterr().out
 
 
 def test_a_sweep_gives_a_folder_to_each_of_its_runs(program):

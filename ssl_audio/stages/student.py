@@ -77,8 +77,9 @@ class StudentStage(Stage):
                 seed=self.seed,
             )
         trainer = self._build_trainer(directory)
-        parameters = sum(p.numel() for p in task.encoder.parameters())
-        rank_zero_print(f"encoder: {parameters / 1e6:.3f} M parameters")
+        # With the few weights that are not trained, as the published sizes are.
+        weights = sum(tensor.numel() for tensor in task.encoder.state_dict().values())
+        rank_zero_print(f"encoder: {weights / 1e6:.3f} M parameters")
         checkpoint = latest_checkpoint(directory / "checkpoints")
         if checkpoint is not None:
             rank_zero_print(f"resuming from {checkpoint}")
