@@ -17,7 +17,6 @@ SPEECH, AUDIO = 0, 1  # AudioBatch.domains
 IGNORE_CODE = -100  # a position without a target
 
 
-
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
     """``frames`` (B, T, D), ``lengths`` (B,), ``hidden_states`` num_layers + 1 of (B, T, D)."""

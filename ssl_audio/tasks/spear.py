@@ -139,6 +139,7 @@ class SpearTask(SummedLossTask):
         self.optimizer_config, self.schedule = dict(optimizer), dict(schedule)
         self.batch_sec, self.schedule_batch_sec = batch_sec, schedule_batch_sec
         self._usage: dict[str, Tensor] = {}
+        self._valid_sums: dict[str, Tensor] = {}
         self._figures: dict[str, Any] = {}
 
     # ---- one micro-batch
@@ -150,14 +151,15 @@ class SpearTask(SummedLossTask):
         batch, codes = self._mix(batch, codes)
         loss = self._predict(batch, codes, "train").loss
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log("train", loss, on_step=True, on_epoch=False)
+            self._log(_sums(loss), "train")
         clip_loss = sum(teacher.clip_loss for teacher in loss.teachers.values())
         assert isinstance(clip_loss, Tensor)
         return self.end_step(loss.total, loss.num_frames, clip_loss)
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
         prediction = self._predict(batch, self._codes(batch), "valid")
-        self._log("valid", prediction.loss, on_step=False, on_epoch=True)
+        for name, sums in _sums(prediction.loss).items():
+            self._valid_sums[name] = self._valid_sums.get(name, torch.zeros_like(sums)) + sums
         for name, spec in self.tokens.items():
             usage = codebook_usage(prediction.targets[name], spec.codebook_size)
             self._usage[name] = self._usage.get(name, torch.zeros_like(usage)) + usage
@@ -165,14 +167,15 @@ class SpearTask(SummedLossTask):
             self._figures = _first_clip(batch, prediction)
 
     def on_validation_epoch_start(self) -> None:
-        self._usage = {}
+        self._usage, self._valid_sums = {}, {}
 
     def on_validation_epoch_end(self) -> None:
+        reduce = self.trainer.strategy.reduce
+        means = {name: reduce(x, reduce_op="sum") for name, x in self._valid_sums.items()}
+        self._log(means, "valid")
         for name, usage in self._usage.items():
-            total = self.trainer.strategy.reduce(usage, reduce_op="sum")
-            self._usage[name] = total
+            total = self._usage[name] = reduce(usage, reduce_op="sum")
             perplexity, used = codebook_perplexity(total).mean(), (total > 0).float().mean()
-            # Equal on all ranks already; sync_dist only says that we know.
             self.log(f"valid/{name}/target_perplexity", perplexity, sync_dist=True)
             self.log(f"valid/{name}/codes_used", used, sync_dist=True)
 
@@ -302,20 +305,39 @@ class SpearTask(SummedLossTask):
 
     # ---- logging
 
-    def _log(self, split: str, loss: SpearLoss, **kwargs: Any) -> None:
-        """Means of this rank's micro-batch (training) or of the epoch over ranks (validation)."""
-        count = int(loss.num_frames.clamp(min=1))
-        values = {f"{split}/loss": loss.total / count}
-        for name, teacher in loss.teachers.items():
-            for part, sums in (("masked", teacher.masked), ("unmasked", teacher.unmasked)):
-                values[f"{split}/{name}/{part}_loss"] = sums.loss / sums.num_frames.clamp(min=1)
-            accuracy = teacher.masked.num_correct / teacher.masked.num_codes.clamp(min=1)
-            values[f"{split}/{name}/masked_accuracy"] = accuracy.mean()
-            for codebook, value in enumerate(accuracy):
-                values[f"{split}/{name}/masked_accuracy_per_codebook/{codebook:02d}"] = value
-        self.log_dict(values, batch_size=count, sync_dist=split == "valid", **kwargs)
-        self.log(f"{split}_loss", values[f"{split}/loss"], prog_bar=True, logger=False,
-                 batch_size=count, sync_dist=split == "valid", **kwargs)  # fmt: skip
+    def _log(self, sums: Mapping[str, Tensor], prefix: str) -> None:
+        """Means of ``sums`` (sum, count); what nothing counts towards is left out.
+
+        Of this rank's micro-batch in training; in validation the sums are those of all ranks
+        already, and ``sync_dist`` only says that we know.
+        """
+        sync = prefix == "valid"
+        for name, (total, count) in sums.items():
+            if count > 0:
+                self.log(f"{prefix}/{name}", total / count, sync_dist=sync)
+        total, count = sums["loss"]
+        if count > 0:
+            mean = total / count
+            self.log(f"{prefix}_loss", mean, prog_bar=True, logger=False, sync_dist=sync)
+
+
+def _sums(loss: SpearLoss) -> dict[str, Tensor]:
+    """What is logged of a micro-batch: name to (sum, count)."""
+    sums = {"loss": _pair(loss.total, loss.num_frames)}
+    for name, teacher in loss.teachers.items():
+        for part, frames in (("masked", teacher.masked), ("unmasked", teacher.unmasked)):
+            sums[f"{name}/{part}_loss"] = _pair(frames.loss, frames.num_frames)
+        right, of = teacher.masked.num_correct, teacher.masked.num_codes
+        sums[f"{name}/masked_accuracy"] = _pair(right.sum(), of.sum())
+        for codebook in range(len(right)):
+            sums[f"{name}/masked_accuracy_per_codebook/{codebook:02d}"] = _pair(
+                right[codebook], of[codebook]
+            )
+    return sums
+
+
+def _pair(total: Tensor, count: Tensor) -> Tensor:
+    return torch.stack([total.detach().double(), count.double()])
 
 
 def _first_clip(batch: AudioBatch, prediction: Prediction) -> dict[str, Any]:
