@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def _summarise(run_dir: Path) -> None:
 def _hydra_main(config: DictConfig) -> None:
     try:
         run(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         _fail(error)
 
 
@@ -76,6 +77,9 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> None:
+    """One line and status 2; the traceback too when HYDRA_FULL_ERROR=1 asks for it."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:
         run(parsed)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
