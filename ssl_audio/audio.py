@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 
 from ssl_audio.batch import SAMPLE_RATE_HZ
+from ssl_audio.files import replacing
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -159,12 +160,8 @@ def write(path: str | os.PathLike[str], samples: np.ndarray, sample_rate_hz: int
     """
     path = Path(path)
     data = encode(samples, sample_rate_hz, path.suffix.removeprefix("."))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _name_of(source: AudioSource) -> str:

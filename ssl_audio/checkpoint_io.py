@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from ssl_audio.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -21,17 +22,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.partial")
         try:
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            temporary.unlink(missing_ok=True)
             raise ValueError(
                 f"{path} could not be written ({_reason(error)}); earlier checkpoints are "
                 "untouched: free some space and run the same command to go on"
@@ -53,6 +47,11 @@ def _reason(error: BaseException) -> str:
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the most steps, names being ``step=N.ckpt``; None when there is none."""
+    """The checkpoint with the most steps, names being ``step=N.ckpt``; None when there is none.
+
+    What a killed process had written in part is removed.
+    """
+    for partial in directory.glob(".step=*.tmp"):
+        partial.unlink(missing_ok=True)
     found = sorted(directory.glob("step=*.ckpt"), key=lambda p: int(p.stem.removeprefix("step=")))
     return found[-1] if found else None

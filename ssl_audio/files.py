@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -25,3 +27,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Replace ``path`` as a whole by ``value``; what JSON does not know is written as text."""
+    with replacing(path) as temporary:
+        text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return Path(path)

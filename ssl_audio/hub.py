@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from ssl_audio.checkpoints import (
     read_safetensors,
     without_prefix,
 )
+from ssl_audio.files import replacing
 
 if TYPE_CHECKING:
     from ssl_audio.models.encoder import Encoder
@@ -95,8 +95,10 @@ def save(
     text = json.dumps(description, indent=2, allow_nan=False) + "\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / WEIGHTS_FILE, lambda path: save_file(tensors, path, {"format": "pt"}))
-        _write(directory / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        with replacing(directory / WEIGHTS_FILE) as path:
+            save_file(tensors, path, {"format": "pt"})
+        with replacing(directory / CONFIG_FILE) as path:
+            path.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory} cannot be written ({error}); free some space or choose another folder"
@@ -305,15 +307,3 @@ def _frozen(module: Any) -> Any:
 def _detached(x: Tensor) -> Tensor:
     """A CPU copy that shares no storage, as safetensors asks."""
     return x.detach().to("cpu", copy=True).contiguous()
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` make a file under a temporary name, then rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from ssl_audio.files import replacing
+from ssl_audio.files import write_json
 
 STAGE_PREFIX = "stage:"  # "stage:NAME" in a config is the export of the earlier stage NAME
 RUNTIME_KEYS = frozenset(
@@ -97,12 +97,6 @@ def code_version() -> str:
         check=False,
     )
     return f"{released}+{found.stdout.strip()}" if found.returncode == 0 else released
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole file or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def run_stages(stages: Mapping[str, tuple[Stage, dict[str, Any]]], context: RunContext) -> None:

@@ -29,7 +29,7 @@ def assert_untouched(path: Path) -> None:
     loaded = AtomicCheckpointIO().load_checkpoint(path)
     assert torch.equal(loaded["weight"], CHECKPOINT["weight"])
     assert (loaded["step"], loaded["names"]) == (7, ["a", "b"])
-    assert [file.name for file in path.parent.iterdir() if file.suffix != ".partial"] == [path.name]
+    assert [file.name for file in path.parent.iterdir() if file.suffix != ".tmp"] == [path.name]
 
 
 def run_python(program: str, path: Path) -> subprocess.CompletedProcess[str]:
@@ -105,6 +105,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 def test_the_latest_checkpoint_has_the_most_steps(tmp_path):
     assert latest_checkpoint(tmp_path / "missing") is None
-    for name in ("step=9.ckpt", "step=100.ckpt", ".step=200.ckpt.partial", "last.ckpt"):
+    for name in ("step=9.ckpt", "step=100.ckpt", ".step=200.ckpt.1.tmp", "last.ckpt"):
         (tmp_path / name).touch()
     assert latest_checkpoint(tmp_path) == tmp_path / "step=100.ckpt"
+    assert not (tmp_path / ".step=200.ckpt.1.tmp").exists()

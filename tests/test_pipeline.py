@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from ssl_audio import hub, pipeline
+from ssl_audio.files import write_json
 from ssl_audio.models.spectral import MfccEncoder
 from ssl_audio.pipeline import (
     RunContext,
@@ -20,7 +21,6 @@ from ssl_audio.pipeline import (
     provenance,
     run_stages,
     science,
-    write_json,
 )
 
 

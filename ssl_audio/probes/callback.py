@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ssl_audio.files import write_json
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.classify import ProbeSettings
 from ssl_audio.probes.runner import (
@@ -18,7 +19,6 @@ from ssl_audio.probes.runner import (
     TRAINED,
     UNTRAINED,
     probe_sources,
-    write_json,
 )
 from ssl_audio.probes.sources import EncoderLayers, FrameSource, LogMelFrames, untrained_twin
 from ssl_audio.probes.suite import ProbeSuite

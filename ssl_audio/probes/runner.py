@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssl_audio.files import write_json
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.classify import ProbeSettings, run_probe
 from ssl_audio.probes.features import pooled_features
@@ -107,18 +107,6 @@ def write_results(results: Mapping[str, Any], directory: str | Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "results.md").write_text(markdown_table(results), encoding="utf-8")
     return write_json(directory / "results.json", results)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> Path:
-    """Replaces ``path`` as a whole, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _compute(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ssl_audio.files import replacing
 from ssl_audio.probes.table import by_task, score_text, source_names, summary
 from ssl_audio.report.events import Log, Series, read_logs
 from ssl_audio.report.svg import line_chart
@@ -69,9 +69,9 @@ def write_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
         f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>\n"
     )
     path = Path(output) if output is not None else run_dir / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
 
 
 def _newest_json(run_dir: Path, name: str) -> dict[str, Any] | None:

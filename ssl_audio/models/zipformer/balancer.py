@@ -21,6 +21,7 @@ from ssl_audio.models.zipformer.schedules import (
 )
 
 TINY = 1e-20
+MIN_RELATIVE_VARIANCE = 1e-6
 # For a Gaussian: mean/std as a function of the share of positive values, and rms over mean |x|.
 MEAN_PER_ATANH = 0.8139535143
 RMS_PER_ABS = 1.25331413732
@@ -34,18 +35,19 @@ def _penalty_gradient(
     penalty = abs(m - clamp(m)) + abs(ln(clamp(rms) / rms)) with m = mean / std; both numbers are 0
     for a channel in range.
     """
-    mean = x.mean(dim=dims, keepdim=True)
-    power = x.square().mean(dim=dims, keepdim=True).clamp_min(TINY)
-    std = (power - mean.square()).clamp_min(TINY).sqrt()
-    rms = power.sqrt()
+    mean = x.mean(dim=dims, keepdim=True).double()
+    power = x.square().mean(dim=dims, keepdim=True).double().clamp_min(TINY)
+    # Of a channel that is all but constant, float32 knows the deviation no better than this.
+    variance = (power - mean.square()).clamp_min(MIN_RELATIVE_VARIANCE * power)
+    std, rms = variance.sqrt(), power.sqrt()
     ratio = mean / std
     mean_side = torch.sign(ratio - ratio.clamp(*mean_limits))
     rms_side = torch.sign(rms - rms.clamp(*rms_limits))
-    slope_mean = mean_side * power / std**3
-    slope_power = rms_side / (2 * power) - mean_side * mean / (2 * std**3)
-    a, b = slope_mean, 2 * slope_power
-    size = (a.square() + 2 * a * b * mean + b.square() * power).clamp_min(TINY**2).sqrt()
-    return a / size, b / size
+    # The gradient over 1 / std, split at the channel's mean: offset + slope * (x - mean).
+    offset = mean_side + rms_side * std * mean / power
+    slope = rms_side * std / power - mean_side * mean / variance
+    size = torch.hypot(offset, slope * std).clamp_min(TINY)
+    return ((offset - slope * mean) / size).float(), (slope / size).float()
 
 
 class _Balance(torch.autograd.Function):

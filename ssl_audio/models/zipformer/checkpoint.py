@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ssl_audio.checkpoints import CheckpointError, read_checkpoint, read_json, read_safetensors
 
 PREFIXES = ("model.", "module.")
 # Parts of SPEAR's training checkpoints that are not the encoder.
@@ -44,65 +44,19 @@ def infer_config(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> di
     return result
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Loads every tensor.
-
-    Raises:
-        ValueError: missing, unexpected or misshapen tensors.
-    """
-    expected = module.state_dict()
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    found = [f"{len(names)} {kind} ({_some(names)})" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError(f"tensors do not fit the Zipformer config: {'; '.join(found)}")
-    module.load_state_dict(dict(tensors))
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_release(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config of a released folder, or of a training ``.pt`` file with key "model".
 
     Raises:
-        ValueError: the file is missing, damaged, or would run code when read.
+        CheckpointError: the file is missing, damaged, or would run code when read.
     """
     if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint file or folder")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a readable weights-only checkpoint ({_line(error)})"
-        ) from error
+        return read_safetensors(path / "model.safetensors"), read_json(path / "config.json")
+    content = read_checkpoint(path)
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
-        raise ValueError(f"{path}: holds no state dict under the key 'model'")
+        raise CheckpointError(f"{path} holds no state dict under the key 'model'")
     return tensors, config_from_tensors(encoder_tensors(tensors))
-
-
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config_file, weights_file = path / "config.json", path / "model.safetensors"
-    for file in (config_file, weights_file):
-        if not file.is_file():
-            raise ValueError(f"{path}: has no {file.name}; give a folder with both, or a .pt file")
-    try:
-        config = json.loads(config_file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{config_file}: is not JSON ({_line(error)})") from error
-    try:
-        return load_file(weights_file), config
-    except SafetensorError as error:
-        raise ValueError(f"{weights_file}: damaged or not safetensors ({_line(error)})") from error
 
 
 def config_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -145,11 +99,3 @@ _STACK_KEYS = (
     "num_heads",
     "cnn_module_kernel",
 )
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

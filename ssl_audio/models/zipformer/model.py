@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ssl_audio.batch import EncoderOutput, full_lengths
+from ssl_audio.checkpoints import load_strict
 from ssl_audio.frontends.kaldi import KaldiFbank
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.models.zipformer.checkpoint import (
     encoder_tensors,
     infer_config,
-    load_strictly,
-    read_checkpoint,
+    read_release,
 )
 from ssl_audio.models.zipformer.config import ZipformerConfig
 from ssl_audio.models.zipformer.embed import CONTEXT, ConvEmbed, embedded_frames
@@ -83,7 +83,7 @@ class Zipformer(Encoder):
         """
         tensors = encoder_tensors(state_dict)
         encoder = cls(**infer_config(tensors, config))
-        load_strictly(encoder, tensors)
+        load_strict(encoder, tensors, "the state dict")
         return encoder
 
     @classmethod
@@ -92,7 +92,7 @@ class Zipformer(Encoder):
 
         A ``.pt`` file has no config; by default it comes from the file's tensors.
         """
-        tensors, stored = read_checkpoint(Path(path))
+        tensors, stored = read_release(Path(path))
         return cls.from_state_dict(tensors, config if config is not None else stored)
 
     def num_frames(self, num_samples: Any) -> Any:

@@ -47,6 +47,17 @@ def test_balancer_follows_the_gradient_of_its_penalty(channel_dim: int) -> None:
     assert (change.movedim(channel_dim, 0)[balanced] == 0).all()
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e-12, 0.3, 391.0, 1e4])
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_balancer_survives_constant_channels(offset: float, noise: float) -> None:
+    torch.manual_seed(0)
+    x = (offset * (1 + noise * torch.randn(4, 50, 3))).requires_grad_()
+    upstream = torch.randn(4, 50, 3)
+    balancer = Balancer(-1, 0.45, 0.55, 0.2, 4.0, grad_scale=0.04, prob=1.0)
+    change = (gradient(balancer(x), x, upstream) - upstream) / upstream.abs()
+    assert change.square().mean().sqrt() <= 0.05
+
+
 def test_balancer_needs_training_and_its_probability() -> None:
     x = torch.full((8, 3), 5.0).requires_grad_()
     for balancer in (Balancer(prob=0.0), Balancer(prob=1.0).eval()):
