@@ -63,6 +63,8 @@ def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
     """
     if config.tokens not in ("online", "stored"):
         raise ConfigError(f"tokens={config.tokens}: choose online or stored")
+    if not isinstance(config.seed, int) or config.seed < 0:
+        raise ConfigError(f"seed={config.seed}: choose a whole number from 0 on")
     _check_arguments(config)
     stages = {}
     for name, section in _stage_configs(config):

@@ -141,6 +141,8 @@ def test_a_wrong_command_line_is_one_line(overrides, message):
     ("override", "message"),
     [
         ("tokens=strored", "tokens=strored: choose online or stored"),
+        ("seed=abc", "seed=abc: choose a whole number from 0 on"),
+        ("seed=-1", "seed=-1: choose a whole number from 0 on"),
         (
             "+trainer.max_stepz=3",
             "trainer.max_stepz is not an argument of lightning.pytorch.Trainer; "
