@@ -25,14 +25,16 @@ DELTA_REACH = 2  # frames to each side, as in HTK and Kaldi
 class MfccEncoder(Encoder):
     """Mel cepstra, their deltas and accelerations at 50 Hz, with neighbours in time.
 
-    Cepstra of a 100 Hz filterbank, relative to the clip's peak so that its level does not matter;
-    deltas over +-20 ms; pairs of frames averaged; frames at ``context`` stacked, the clip's first
-    and last repeated beyond its ends. D = 3 * num_cepstra * len(context).
+    Cepstra of a 100 Hz filterbank, by default relative to the clip's peak so that its level does
+    not matter; deltas over +-20 ms; pairs of frames averaged; frames at ``context`` stacked, the
+    clip's first and last repeated beyond its ends. D = 3 * num_cepstra * len(context).
 
     Args:
         num_mel_bins: F.
         num_cepstra: C, with the zeroth.
         context: offsets in 20 ms frames.
+        relative: take energies relative to the clip's peak. Without it a frame's cepstra depend on
+            its neighbourhood alone, which makes them easier targets.
     """
 
     kind = "mfcc"
@@ -41,7 +43,11 @@ class MfccEncoder(Encoder):
     lifted_dct: Tensor
 
     def __init__(
-        self, num_mel_bins: int = 40, num_cepstra: int = 20, context: Sequence[int] = (-3, 0, 3)
+        self,
+        num_mel_bins: int = 40,
+        num_cepstra: int = 20,
+        context: Sequence[int] = (-3, 0, 3),
+        relative: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < num_cepstra <= num_mel_bins:
@@ -49,6 +55,7 @@ class MfccEncoder(Encoder):
         self.fbank = KaldiFbank(num_mel_bins)
         self.num_cepstra = num_cepstra
         self.context = tuple(context)
+        self.relative = relative
         self.embed_dim = 3 * num_cepstra * len(self.context)
         self.register_buffer("lifted_dct", lifted_dct(num_mel_bins, num_cepstra), persistent=False)
 
@@ -58,6 +65,7 @@ class MfccEncoder(Encoder):
             "num_mel_bins": self.fbank.num_features,
             "num_cepstra": self.num_cepstra,
             "context": list(self.context),
+            "relative": self.relative,
         }
 
     def num_frames(self, num_samples: Any) -> Any:
@@ -72,7 +80,10 @@ class MfccEncoder(Encoder):
         if lengths is None:
             lengths = full_lengths(features)
         with torch.autocast(features.device.type, enabled=False):
-            cepstra = below_peak(features.float(), lengths) @ self.lifted_dct.float()
+            energies = features.float()
+            if self.relative:
+                energies = below_peak(energies, lengths)
+            cepstra = energies @ self.lifted_dct.float()
             slopes = deltas(cepstra, lengths)
             x = torch.cat([cepstra, slopes, deltas(slopes, lengths)], dim=-1)
             return stacked(averaged(x, 2), lengths // 2, self.context)
@@ -82,14 +93,16 @@ class LogSpectrumEncoder(Encoder):
     """Log energies of a mel filterbank and a constant-Q transform at 25 Hz, with neighbours.
 
     Mel bins tell broad timbre up to 7.6 kHz, constant-Q bins pitch in semitones. Energies are
-    averaged over 40 ms, relative to the clip's peak, and frames at ``context`` stacked, the clip's
-    first and last repeated beyond its ends. D = (num_mel_bins + num_cqt_bins) * len(context).
+    averaged over 40 ms, by default relative to the clip's peak, and frames at ``context`` stacked,
+    the clip's first and last repeated beyond its ends. D = (num_mel_bins + num_cqt_bins) *
+    len(context).
 
     Args:
         num_mel_bins: mel bins from 20 Hz to 7.6 kHz.
         num_cqt_bins: semitones from ``low_freq_hz`` on; 0 leaves the transform out.
         low_freq_hz: centre of the lowest semitone; the default is the note C2.
         context: offsets in 40 ms frames.
+        relative: take energies relative to the clip's peak.
     """
 
     kind = "log_spectrum"
@@ -102,6 +115,7 @@ class LogSpectrumEncoder(Encoder):
         num_cqt_bins: int = 72,
         low_freq_hz: float = 65.406,
         context: Sequence[int] = (-3, 0, 3),
+        relative: bool = True,
     ) -> None:
         super().__init__()
         self.fbank = KaldiFbank(num_mel_bins)
@@ -112,6 +126,7 @@ class LogSpectrumEncoder(Encoder):
         )
         self.num_cqt_bins, self.low_freq_hz = num_cqt_bins, low_freq_hz
         self.context = tuple(context)
+        self.relative = relative
         self.embed_dim = (num_mel_bins + num_cqt_bins) * len(self.context)
 
     @property
@@ -121,6 +136,7 @@ class LogSpectrumEncoder(Encoder):
             "num_cqt_bins": self.num_cqt_bins,
             "low_freq_hz": self.low_freq_hz,
             "context": list(self.context),
+            "relative": self.relative,
         }
 
     def num_frames(self, num_samples: Any) -> Any:
@@ -128,11 +144,14 @@ class LogSpectrumEncoder(Encoder):
 
     def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log energies (B, T, F) at 25 Hz, mel bins first."""
-        mel = below_peak(self.fbank(waveforms, lengths), self.fbank.num_frames(lengths))
+        mel = self.fbank(waveforms, lengths)
+        if self.relative:
+            mel = below_peak(mel, self.fbank.num_frames(lengths))
         spectra = [averaged(mel, 4)]
         if self.cqt is not None:
             cqt = self.cqt(waveforms, lengths)  # 50 Hz; at least two frames for each of ours
-            cqt = below_peak(cqt, self.cqt.num_frames(lengths))
+            if self.relative:
+                cqt = below_peak(cqt, self.cqt.num_frames(lengths))
             spectra.append(averaged(cqt[:, : 2 * spectra[0].shape[1]], 2))
         return torch.cat(spectra, dim=-1), self.num_frames(lengths)
 

@@ -57,6 +57,19 @@ def test_level_does_not_matter_and_sound_does(teacher):
     assert (teacher(clip.flip(1)).frames - quiet).abs().mean() > 0.1
 
 
+@pytest.mark.parametrize("teacher_class", [MfccEncoder, LogSpectrumEncoder])
+def test_a_loud_end_changes_the_beginning_only_of_relative_teachers(teacher_class):
+    torch.manual_seed(0)
+    clip = 0.05 * torch.randn(1, 32_000)
+    loud_end = clip.clone()
+    loud_end[:, 24_000:] *= 10
+    for relative in (True, False):
+        teacher = teacher_class(relative=relative)
+        change = (teacher(loud_end).frames - teacher(clip).frames)[:, :5].abs().max()
+        assert (change > 1.0) == relative
+        assert build(spec(teacher)).relative == relative
+
+
 @each_teacher
 def test_silence_is_finite(teacher):
     out = teacher(torch.zeros(2, 8000), torch.tensor([8000, 0]))
