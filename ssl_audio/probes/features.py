@@ -1,4 +1,4 @@
-"""The one way from audio to probe features: decode once, pool every layer over every span.
+"""Features of a probe suite: every clip decoded once, every layer pooled over every span.
 
 Axes: B clips, S samples, T frames, D channels.
 """
@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ssl_audio import audio
+from ssl_audio.probes.recordings import Recording, Window, group_by_length, read_windows
 from ssl_audio.probes.sources import FrameSource
+from ssl_audio.probes.stream import forward_in_parts, pool
 from ssl_audio.probes.suite import Example, Pooling, ProbeClip, ProbeSuite, ProbeTask, Span
+
+POOLINGS: tuple[Pooling, ...] = ("mean", "mean_std")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +78,21 @@ def pooled_features(
         if span.start_sec < max_clip_sec:
             spans_of[span.clip].append(span)
     clips = [clip for name, clip in suite.clips.items() if spans_of[name]]
+    durations = [min(clip.duration_sec, max_clip_sec) for clip in clips]
+    groups = [
+        [Window(index, 0.0, max_clip_sec) for index in group]
+        for group in group_by_length(durations, batch_sec)
+    ]
     collected = {name: _Collector(source) for name, source in sources.items()}
     failures: list[str] = []
     done = 0
-    for batch in read_batches(clips, batch_sec=batch_sec, max_clip_sec=max_clip_sec):
-        failures += batch.failures
-        if batch.clips:
-            spans = [spans_of[clip.id] for clip in batch.clips]
+    for batch in read_windows([recording_of(clip) for clip in clips], groups):
+        failures += [line for _, line in batch.failures]
+        if batch.windows:
+            spans = [spans_of[clips[window.recording].id] for window in batch.windows]
             for collector in collected.values():
                 collector.add(batch.waveforms, batch.lengths, spans)
-        done += len(batch.clips) + len(batch.failures)
+        done += len(batch.windows) + len(batch.failures)
         if on_progress is not None:
             on_progress(done / len(clips))
     features = {name: collector.finish() for name, collector in collected.items()}
@@ -92,43 +100,9 @@ def pooled_features(
     return features, failures
 
 
-@dataclass(frozen=True, slots=True)
-class ClipBatch:
-    """Decoded clips: ``waveforms`` (B, S), ``lengths`` (B,); one line per clip that failed."""
-
-    clips: tuple[ProbeClip, ...]
-    waveforms: Tensor
-    lengths: Tensor
-    failures: tuple[str, ...]
-
-
-def read_batches(
-    clips: Sequence[ProbeClip], *, batch_sec: float, max_clip_sec: float
-) -> Iterator[ClipBatch]:
-    """Batches of clips of similar length, longest first, the next one decoded meanwhile."""
-    groups = group_by_length([min(c.duration_sec, max_clip_sec) for c in clips], batch_sec)
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = None
-        for group in groups:
-            following = reader.submit(_read_batch, [clips[i] for i in group], max_clip_sec)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
-
-
-def group_by_length(durations_sec: Sequence[float], batch_sec: float) -> list[list[int]]:
-    """Indices in groups of descending duration with at most ``batch_sec`` padded seconds each."""
-    order = sorted(range(len(durations_sec)), key=lambda i: (-durations_sec[i], i))
-    groups: list[list[int]] = []
-    for index in order:
-        longest = durations_sec[groups[-1][0]] if groups else math.inf
-        if groups and longest * (len(groups[-1]) + 1) <= batch_sec:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+def recording_of(clip: ProbeClip) -> Recording:
+    """The clip as what batches are read from."""
+    return Recording(clip.id, clip.duration_sec, partial(audio.read, clip.source, name=clip.id))
 
 
 def frame_range(
@@ -150,27 +124,6 @@ def frame_range(
     return first, stop
 
 
-def pool(states: Tensor, frames: Tensor, counts: Tensor, pooling: Pooling) -> Tensor:
-    """Statistics over groups of frames.
-
-    Args:
-        states: (B * T, D) frames of a batch.
-        frames: (F,) indices into it, group after group.
-        counts: (G,) frames of each group, at least 1.
-        pooling: "mean" or "mean_std".
-
-    Returns:
-        (G, D) means, or (G, 2 D) means and standard deviations (of the population), float32.
-    """
-    picked = states[frames].float()
-    mean = torch.segment_reduce(picked, "mean", lengths=counts, axis=0)
-    if pooling == "mean":
-        return mean
-    deviation = picked - mean.repeat_interleave(counts, dim=0)
-    variance = torch.segment_reduce(deviation.square(), "mean", lengths=counts, axis=0)
-    return torch.cat([mean, variance.sqrt()], dim=1)
-
-
 class _Collector:
     """Runs one source over batches and keeps the pooled rows."""
 
@@ -182,21 +135,10 @@ class _Collector:
         self.sizes: dict[Pooling, int] = defaultdict(int)
 
     def add(self, waveforms: Tensor, lengths: Tensor, spans: Sequence[Sequence[Span]]) -> None:
-        """Pools the batch; halves of it one after the other if memory does not suffice."""
-        try:
-            layers, frames = self.source.layers(waveforms, lengths)
-        except torch.cuda.OutOfMemoryError:
-            if len(lengths) == 1:
-                raise
-            torch.cuda.empty_cache()
-            middle = len(lengths) // 2
-            for half in (slice(None, middle), slice(middle, None)):
-                longest = int(lengths[half].max())
-                self.add(waveforms[half, :longest], lengths[half], spans[half])
-            return
-        poolings: tuple[Pooling, ...] = ("mean", "mean_std")
-        for pooling in poolings:
-            self._pool(layers, frames.tolist(), spans, pooling)
+        """Pools every span of the batch."""
+        for rows, layers, frames in forward_in_parts(self.source, waveforms, lengths):
+            for pooling in POOLINGS:
+                self._pool(layers, frames.tolist(), spans[rows], pooling)
 
     def _pool(
         self,
@@ -235,20 +177,3 @@ class _Collector:
             for pooling, layers in self.parts.items()
         }
         return PooledFeatures(tables, self.rows)
-
-
-def _read_batch(clips: Sequence[ProbeClip], max_clip_sec: float) -> ClipBatch:
-    waveforms: list[Tensor] = []
-    kept: list[ProbeClip] = []
-    failures: list[str] = []
-    for clip in clips:
-        try:
-            samples = audio.read(clip.source, duration_sec=max_clip_sec, name=clip.id)
-        except audio.AudioError as error:
-            failures.append(str(error))
-            continue
-        waveforms.append(torch.from_numpy(samples))
-        kept.append(clip)
-    lengths = torch.tensor([len(samples) for samples in waveforms], dtype=torch.int64)
-    padded = pad_sequence(waveforms, batch_first=True) if waveforms else torch.zeros(0, 0)
-    return ClipBatch(tuple(kept), padded, lengths, tuple(failures))

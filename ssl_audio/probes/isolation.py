@@ -12,8 +12,8 @@ from torch import nn
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, no autocast; afterwards all is as it was.
+def undisturbed(module: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients, no autocast unless asked; afterwards all is as it was.
 
     The mode of each submodule and the random states (python, numpy, torch on the CPU and on every
     initialised accelerator) are restored, also after an exception. Gradients are switched off by
@@ -28,7 +28,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     try:
         with (
             torch.no_grad(),
-            torch.autocast(device_of(module).type, enabled=False),
+            torch.autocast(device_of(module).type, autocast, enabled=autocast is not None),
             torch.compiler.set_stance("force_eager") if is_compiled(module) else nullcontext(),
         ):
             yield

@@ -12,11 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssl_audio.batch import SAMPLE_RATE_HZ
 from ssl_audio.hub import content_hash
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.isolation import device_of, undisturbed
 
-OUTPUT_LAYER = "output"  # name of EncoderOutput.frames where it is not the last hidden state
+LAST_LAYER = "last"  # selects EncoderOutput.frames
+OUTPUT_LAYER = "output"  # its name among all layers where it is not the last hidden state
 
 
 class FrameSource(Protocol):
@@ -45,14 +47,26 @@ class EncoderLayers:
 
     Args:
         encoder: frozen or in training.
-        layers: names to keep; None keeps all.
+        layers: names to keep, ``last`` is the encoder's output; None keeps all.
+        autocast: run the encoder in this precision; None leaves it in its own.
 
     Raises:
-        ValueError: at the first batch, for a layer that the encoder does not have.
+        ValueError: an encoder for another sample rate; at the first batch, a layer that the encoder
+            does not have.
     """
 
-    def __init__(self, encoder: Encoder, layers: Sequence[str] | None = None) -> None:
-        self.encoder = encoder
+    def __init__(
+        self,
+        encoder: Encoder,
+        layers: Sequence[str] | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        if encoder.sample_rate != SAMPLE_RATE_HZ:
+            raise ValueError(
+                f"the encoder wants audio at {encoder.sample_rate} Hz, it is read at "
+                f"{SAMPLE_RATE_HZ} Hz; use an encoder for {SAMPLE_RATE_HZ} Hz"
+            )
+        self.encoder, self.autocast = encoder, autocast
         self.selected = None if layers is None else [str(layer) for layer in layers]
 
     @property
@@ -71,16 +85,18 @@ class EncoderLayers:
 
     @property
     def key(self) -> str:
-        return f"{content_hash(self.encoder)}-{self.selected}"
+        precision = "" if self.autocast is None else f"-{self.autocast}"
+        return f"{content_hash(self.encoder)}-{self.selected}{precision}"
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         device = device_of(self.encoder)
-        with undisturbed(self.encoder):
+        with undisturbed(self.encoder, self.autocast):
             out = self.encoder(waveforms.to(device), lengths.to(device))
         layers = {str(index): states for index, states in enumerate(out.hidden_states)}
         if out.frames is not out.hidden_states[-1]:
             layers[OUTPUT_LAYER] = out.frames
         if self.selected is not None:
+            layers[LAST_LAYER] = out.frames
             unknown = [name for name in self.selected if name not in layers]
             if unknown:
                 raise ValueError(f"no layer {unknown[0]!r}; layers: {', '.join(layers)}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_audio import audio
-from ssl_audio.probes.features import frame_range, group_by_length, pool, pooled_features
+from ssl_audio.probes.features import frame_range, pooled_features
 from ssl_audio.probes.sources import EncoderLayers
 from ssl_audio.probes.suite import Example, ProbeClip, ProbeSuite, ProbeTask, Span
 
@@ -40,26 +40,6 @@ def test_the_grid_frame_holds_the_same_instant_at_other_frame_rates():
     for rate in (25.0, 50.0, 100.0):
         first, stop = frame_range(span, rate, 1000)
         assert first / rate <= 0.31 <= stop / rate
-
-
-def test_groups_keep_to_the_budget_and_hold_each_clip_once():
-    durations = [1.0, 9.0, 2.5, 2.4, 0.3, 4.0]
-    groups = group_by_length(durations, 5.0)
-    assert sorted(i for group in groups for i in group) == list(range(6))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(durations[i] for i in group) <= 5.0
-    assert groups[0] == [1]
-
-
-def test_pool_equals_numpy():
-    states = torch.randn(20, 3)
-    frames, counts = torch.tensor([4, 5, 6, 7, 0, 19]), torch.tensor([4, 1, 1])
-    pooled = pool(states, frames, counts, "mean_std").numpy()
-    for row, index in zip(pooled, ([4, 5, 6, 7], [0], [19]), strict=True):
-        picked = states[index].numpy()
-        np.testing.assert_allclose(row[:3], picked.mean(0), atol=1e-6)
-        np.testing.assert_allclose(row[3:], picked.std(0), atol=1e-6)
-    assert pool(states, frames, counts, "mean").shape == (3, 3)
 
 
 @pytest.mark.parametrize("batch_sec", [0.1, 1.1, 30.0])
