@@ -42,6 +42,7 @@ ENCODERS = {
     "zipformer": "ssl_audio.models.zipformer:Zipformer",
     "mfcc": "ssl_audio.models.spectral:MfccEncoder",
     "log_spectrum": "ssl_audio.models.spectral:LogSpectrumEncoder",
+    "hubert": "ssl_audio.models.hubert:HubertEncoder",
     "torchaudio": "ssl_audio.models.torchaudio_encoder:TorchaudioEncoder",
     "huggingface": "ssl_audio.models.huggingface_encoder:HuggingFaceEncoder",
     "dasheng": "ssl_audio.models.dasheng_encoder:DashengEncoder",

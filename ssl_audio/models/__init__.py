@@ -2,6 +2,7 @@
 
 from ssl_audio.models.dasheng_encoder import DashengEncoder
 from ssl_audio.models.encoder import Encoder
+from ssl_audio.models.hubert import HubertEncoder
 from ssl_audio.models.huggingface_encoder import HuggingFaceEncoder
 from ssl_audio.models.spectral import LogSpectrumEncoder, MfccEncoder
 from ssl_audio.models.torchaudio_encoder import TorchaudioEncoder
@@ -10,6 +11,7 @@ from ssl_audio.models.zipformer import Zipformer
 __all__ = [
     "DashengEncoder",
     "Encoder",
+    "HubertEncoder",
     "HuggingFaceEncoder",
     "LogSpectrumEncoder",
     "MfccEncoder",

@@ -37,16 +37,29 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, T) to the same shape; frames after a clip's end are not meaningful."""
-        if self.lengths is None or bool((self.lengths == input.shape[-1]).all()):
+        if self.lengths is not None and bool((self.lengths == input.shape[-1]).all()):
             return super().forward(input)
-        x = input.float()
-        valid = valid_mask(self.lengths, x.shape[-1])[:, None]
-        count = self.lengths.clamp_min(1)[:, None, None]
-        mean = (x * valid).sum(-1, keepdim=True) / count
-        centred = x - mean
-        variance = (centred.square() * valid).sum(-1, keepdim=True) / count
-        x = centred * torch.rsqrt(variance + self.eps)
-        return (x * self.weight[:, None] + self.bias[:, None]).to(input.dtype)
+        return norm_over_valid(self, input, self.lengths)
+
+
+def norm_over_valid(norm: nn.GroupNorm, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """A group norm of one channel per group with statistics over each clip's own frames.
+
+    Args:
+        x: (B, C, T); frames after a clip's end come out without a meaning.
+        lengths: (B,) valid frames, None for all.
+    """
+    if lengths is None:
+        return functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    assert norm.num_groups == norm.num_channels
+    wide = x.float()
+    valid = valid_mask(lengths, x.shape[-1])[:, None]
+    count = lengths.clamp_min(1)[:, None, None]
+    mean = (wide * valid).sum(-1, keepdim=True) / count
+    centred = wide - mean
+    variance = (centred.square() * valid).sum(-1, keepdim=True) / count
+    wide = centred * torch.rsqrt(variance + norm.eps)
+    return (wide * norm.weight[:, None] + norm.bias[:, None]).to(x.dtype)
 
 
 def normalized(waveforms: Tensor, lengths: Tensor, eps: float) -> Tensor:
