@@ -40,6 +40,7 @@ FORMAT_VERSION = 1
 # kind -> where its class lives. Classes are imported when asked for: some need optional packages.
 ENCODERS = {
     "zipformer": "ssl_audio.models.zipformer:Zipformer",
+    "beats": "ssl_audio.models.beats:BeatsEncoder",
     "mfcc": "ssl_audio.models.spectral:MfccEncoder",
     "log_spectrum": "ssl_audio.models.spectral:LogSpectrumEncoder",
     "hubert": "ssl_audio.models.hubert:HubertEncoder",
@@ -112,9 +113,9 @@ def load_encoder(source: str | Path) -> Encoder:
 
     Args:
         source: an export directory; a Lightning training checkpoint (``.ckpt``); a SPEAR folder in
-            the Hugging Face layout or a SPEAR ``.pt``; a WavLM or Dasheng checkpoint file of their
-            authors; a transformers folder; ``torchaudio:WAVLM_LARGE``; ``hf:ORG/NAME``;
-            ``dasheng:dasheng_base``.
+            the Hugging Face layout or a SPEAR ``.pt``; a WavLM, Dasheng, Sylber or SD-HuBERT
+            checkpoint file of their authors; a transformers folder, or a HuBERT's weight file;
+            ``torchaudio:WAVLM_LARGE``; ``hf:ORG/NAME``; ``dasheng:dasheng_base``.
 
     Raises:
         CheckpointError: the source is missing, truncated, unknown, not an encoder, or its tensors
@@ -262,8 +263,13 @@ def _load_export(directory: Path, description: Mapping[str, Any], kinds: Mapping
 
 def _load_file(path: Path) -> Any:
     """A single file: whose it is shows in its keys."""
-    content = read_checkpoint(path)
+    from ssl_audio.models.hubert.checkpoint import encoder_prefix
+
+    is_safetensors = path.suffix == ".safetensors"
+    content = read_safetensors(path) if is_safetensors else read_checkpoint(path)
     keys = set(content) if isinstance(content, dict) else set()
+    if encoder_prefix(content) is not None:
+        return _find("hubert", ENCODERS, path).from_checkpoint(path)
     if {"state_dict", "hyper_parameters"} <= keys:
         return _load_training_checkpoint(path, content)
     if {"model", "config"} <= keys:
@@ -274,7 +280,8 @@ def _load_file(path: Path) -> Any:
         return _find("zipformer", ENCODERS, path).from_checkpoint(path)
     raise CheckpointError(
         f"{path} is in no known layout (keys: {', '.join(sorted(map(str, keys))[:5]) or 'none'}); "
-        "known are training checkpoints and the files of SPEAR, WavLM and Dasheng"
+        "known are training checkpoints and the files of SPEAR, WavLM, Dasheng, Sylber, SD-HuBERT "
+        "and HuBERT"
     )
 
 

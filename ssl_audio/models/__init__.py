@@ -1,5 +1,6 @@
 """Encoders: waveform to hidden states."""
 
+from ssl_audio.models.beats import BeatsEncoder
 from ssl_audio.models.dasheng_encoder import DashengEncoder
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.models.hubert import HubertEncoder
@@ -9,6 +10,7 @@ from ssl_audio.models.torchaudio_encoder import TorchaudioEncoder
 from ssl_audio.models.zipformer import Zipformer
 
 __all__ = [
+    "BeatsEncoder",
     "DashengEncoder",
     "Encoder",
     "HubertEncoder",
