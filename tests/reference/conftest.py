@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -42,5 +44,20 @@ def golden(reference_dir: Path) -> Callable[[str], list[Golden]]:
         paths = sorted(reference_dir.glob(f"{pattern}.safetensors"))
         assert paths, f"no {pattern}.safetensors in {reference_dir}"
         return [load_golden(path) for path in paths]
+
+    return load
+
+
+MetricCases = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def metric_cases(reference_dir: Path) -> MetricCases:
+    """``metric_cases("abx")``: the cases of every ``metrics/abx*.json``, at least one."""
+
+    def load(stem: str) -> list[dict[str, Any]]:
+        paths = sorted((reference_dir / "metrics").glob(f"{stem}*.json"))
+        assert paths, f"no {stem}*.json in {reference_dir / 'metrics'}"
+        return [case for path in paths for case in json.loads(path.read_text())["cases"]]
 
     return load
