@@ -194,7 +194,7 @@ def _times_sec(events: Sequence[Event], label: str) -> tuple[np.ndarray, np.ndar
 
 
 def _augment(row: int, columns_of: Sequence[Sequence[int]], row_of: dict[int, int]) -> None:
-    """Adds ``row`` to the matching if an alternating path (breadth first) leads to a free column."""
+    """Adds ``row`` to the matching if an alternating path leads to a free column."""
     came_from: dict[int, int] = {}  # column -> row from which it was reached
     held: dict[int, int] = {}  # row -> column that it gives up
     queue = [row]

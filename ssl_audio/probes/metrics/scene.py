@@ -1,6 +1,6 @@
 """Clip scores of HEAR: one vector of class scores for each clip.
 
-Axes: N clips, C classes. Definitions: hear-eval-kit ``heareval/score.py``, which calls scikit-learn.
+Axes: N clips, C classes. Definitions: hear-eval-kit ``heareval/score.py``, by way of scikit-learn.
 """
 
 from __future__ import annotations
