@@ -113,7 +113,7 @@ def load_encoder(source: str | Path) -> Encoder:
 
     Args:
         source: an export directory; a Lightning training checkpoint (``.ckpt``); a SPEAR folder in
-            the Hugging Face layout or a SPEAR ``.pt``; a WavLM, Dasheng, Sylber or SD-HuBERT
+            the Hugging Face layout or a SPEAR ``.pt``; a BEATs, WavLM, Dasheng, Sylber or SD-HuBERT
             checkpoint file of their authors; a transformers folder, or a HuBERT's weight file;
             ``torchaudio:WAVLM_LARGE``; ``hf:ORG/NAME``; ``dasheng:dasheng_base``.
 
@@ -272,6 +272,8 @@ def _load_file(path: Path) -> Any:
         return _find("hubert", ENCODERS, path).from_checkpoint(path)
     if {"state_dict", "hyper_parameters"} <= keys:
         return _load_training_checkpoint(path, content)
+    if "patch_embedding.weight" in (content.get("model") or ()):
+        return _find("beats", ENCODERS, path).from_checkpoint(path)
     if {"model", "config"} <= keys:
         return _find("dasheng", ENCODERS, path).from_checkpoint(path)
     if {"model", "cfg"} <= keys:
@@ -280,7 +282,7 @@ def _load_file(path: Path) -> Any:
         return _find("zipformer", ENCODERS, path).from_checkpoint(path)
     raise CheckpointError(
         f"{path} is in no known layout (keys: {', '.join(sorted(map(str, keys))[:5]) or 'none'}); "
-        "known are training checkpoints and the files of SPEAR, WavLM, Dasheng, Sylber, SD-HuBERT "
+        "known are training checkpoints and the files of SPEAR, BEATs, WavLM, Dasheng, Sylber, SD-HuBERT "
         "and HuBERT"
     )
 

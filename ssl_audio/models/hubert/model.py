@@ -108,6 +108,12 @@ class HubertEncoder(Encoder):
             config["num_hidden_layers"] = num_layers
         return cls.from_state_dict(tensors, config)
 
+    def first_layers(self, num_layers: int) -> HubertEncoder:
+        """A plain HuBERT with a copy of the first layers' weights, in training mode."""
+        config = {**self.config, "num_hidden_layers": num_layers}
+        tensors = {name: x for name, x in self.state_dict().items() if name != "cls_token"}
+        return HubertEncoder.from_state_dict(tensors, config)
+
     def num_frames(self, num_samples: Any) -> Any:
         return padding.conv_frames(num_samples, self.conv_layers)
 
