@@ -282,8 +282,8 @@ def _load_file(path: Path) -> Any:
         return _find("zipformer", ENCODERS, path).from_checkpoint(path)
     raise CheckpointError(
         f"{path} is in no known layout (keys: {', '.join(sorted(map(str, keys))[:5]) or 'none'}); "
-        "known are training checkpoints and the files of SPEAR, BEATs, WavLM, Dasheng, Sylber, SD-HuBERT "
-        "and HuBERT"
+        "known are training checkpoints and the files of SPEAR, BEATs, WavLM, Dasheng, Sylber, "
+        "SD-HuBERT and HuBERT"
     )
 
 
