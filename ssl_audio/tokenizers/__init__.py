@@ -1,14 +1,21 @@
 """Waveforms or frames to discrete codes."""
 
+from ssl_audio.tokenizers.mincut import min_cut, segment_min_cut
 from ssl_audio.tokenizers.mvq import MultiCodebookQuantizer, QuantizerLosses
 from ssl_audio.tokenizers.mvq_trainer import QuantizerTrainer
+from ssl_audio.tokenizers.norm_threshold import NormThreshold
+from ssl_audio.tokenizers.syllables import segment_syllables
 from ssl_audio.tokenizers.teacher_tokens import MVQTokenizer
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 __all__ = [
     "MVQTokenizer",
     "MultiCodebookQuantizer",
+    "NormThreshold",
     "QuantizerLosses",
     "QuantizerTrainer",
     "Tokenizer",
+    "min_cut",
+    "segment_min_cut",
+    "segment_syllables",
 ]

@@ -1,0 +1,228 @@
+"""Syllabic segments of frames: the greedy linear-time sweep of Sylber (arXiv 2410.07168, App. A).
+
+A frame is speech where its norm reaches a threshold. Inside a run of speech frames a segment grows
+while its template and the next frame are similar enough; then neighbouring segments whose means are
+similar are merged, and the boundary between two that are not is moved to where it separates the two
+means best (``segment_utils.py`` of Berkeley-Speech-Group/sylber at 8287c90).
+
+Axes: T frames, D channels, N segments. A segment is a half-open interval [start, end) of frames.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Features = TypeVar("Features", np.ndarray, Tensor)
+Backend = Literal["numpy", "numba", "auto"]
+BACKENDS = ("numpy", "numba", "auto")
+
+EPS = 1e-8  # under every square root
+BLOCK_FRAMES = 16  # frames whose similarities are computed ahead: a syllable has about 12
+STRICT_UPPER = np.triu(np.ones((BLOCK_FRAMES, BLOCK_FRAMES), np.float32), 1)
+
+
+def segment_syllables(
+    features: Features,
+    norm_threshold: float,
+    merge_threshold: float,
+    *,
+    reset_counter: bool = False,
+    min_frames: int = 0,
+    min_similarity: float = 0.0,
+    backend: Backend = "auto",
+) -> Features:
+    """Syllabic segments of one utterance.
+
+    Args:
+        features: (T, D), computed with in float32. A frame with NaN is not speech.
+        norm_threshold: least L2 norm of a speech frame.
+        merge_threshold: least cosine similarity inside a segment, -1 to 1.
+        reset_counter: whether the template of a segment is the mean of its own frames, as the
+            paper's text says. The released code never resets its frame counter inside a run, so the
+            first frame of a later segment weighs as much as the run before it; that is the default.
+        min_frames: a shorter segment joins the more similar of the segments that touch it (Sylber
+            2.0, arXiv 2601.22306: 80 ms); 0 leaves short segments alone.
+        min_similarity: least cosine similarity of the means for that.
+        backend: "numba" compiles the loops (extra ``fast``), "auto" does so where numba is there.
+
+    Returns:
+        (N, 2) int64 [start, end) in order of time, of the type and on the device of ``features``.
+
+    Raises:
+        ValueError: features that are not (T, D), or an argument outside its range.
+    """
+    check_thresholds(norm_threshold, merge_threshold, min_frames, min_similarity)
+    if features.ndim != 2:
+        raise ValueError(f"features of shape {tuple(features.shape)}; segmentation wants (T, D)")
+    is_tensor = isinstance(features, Tensor)
+    x = features.detach().float().cpu().numpy() if is_tensor else np.asarray(features, np.float32)
+    x = np.ascontiguousarray(x)
+    if resolve_backend(backend) == "numba":
+        from ssl_audio.tokenizers.syllables_numba import segment_utterance
+    else:
+        segment_utterance = _segment_utterance
+    found = segment_utterance(
+        x, norm_threshold, merge_threshold, reset_counter, min_frames, min_similarity
+    )
+    return torch.from_numpy(found).to(features.device) if is_tensor else found
+
+
+def check_thresholds(
+    norm_threshold: float, merge_threshold: float, min_frames: int = 0, min_similarity: float = 0.0
+) -> None:
+    """Raises ValueError for what :func:`segment_syllables` cannot work with."""
+    if not (math.isfinite(norm_threshold) and norm_threshold >= 0):
+        raise ValueError(f"norm_threshold={norm_threshold}: give a norm, 0 or above")
+    for name, value in (("merge_threshold", merge_threshold), ("min_similarity", min_similarity)):
+        if not -1 <= value <= 1:
+            raise ValueError(f"{name}={value}: give a cosine similarity, -1 to 1")
+    if min_frames < 0:
+        raise ValueError(f"min_frames={min_frames}: give a number of frames, 0 for none")
+
+
+def resolve_backend(backend: Backend) -> Literal["numpy", "numba"]:
+    """What "auto" means here.
+
+    Raises:
+        ValueError: an unknown backend, or numba asked for and not installed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}; known: {', '.join(BACKENDS)}")
+    if backend == "numpy" or find_spec("numba"):
+        return "numpy" if backend == "numpy" else "numba"
+    if backend == "numba":
+        raise ValueError("backend='numba' needs pip install 'ssl-audio[fast]'")
+    return "numpy"
+
+
+def runs_of(mask: np.ndarray) -> np.ndarray:
+    """(R, 2) int64 [start, end) of the stretches of True in (T,)."""
+    edges = np.diff(np.pad(mask.astype(np.int8), 1))
+    return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
+
+
+def segment_means(features: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """(N, D) mean over the frames (T, D) of each segment (N, 2)."""
+    means = np.zeros((len(segments), features.shape[1]), features.dtype)
+    for mean, (start, end) in zip(means, segments, strict=True):
+        mean[:] = features[start:end].mean(0)
+    return means
+
+
+def _segment_utterance(
+    x: np.ndarray,
+    norm_threshold: float,
+    merge_threshold: float,
+    reset_counter: bool,
+    min_frames: int,
+    min_similarity: float,
+) -> np.ndarray:
+    squares = np.einsum("td,td->t", x, x)
+    norms = np.sqrt(squares + EPS)
+    found: list[tuple[int, int]] = []
+    for first, last in runs_of(norms >= norm_threshold).tolist():
+        starts = _sweep(x, squares, norms, first, last, merge_threshold, reset_counter)
+        found += _merge_and_refine(x, norms, [*starts, last], merge_threshold)
+    if min_frames > 1:
+        found = _join_short(x, found, min_frames, min_similarity)
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _sweep(
+    x: np.ndarray,
+    squares: np.ndarray,
+    norms: np.ndarray,
+    first: int,
+    last: int,
+    threshold: float,
+    reset_counter: bool,
+) -> list[int]:
+    """Starts of the greedy segments of the run [first, last).
+
+    The template is a multiple of ``weight * x[start] + x[start + 1] + ...``. Its products with the
+    next frames follow from the sum so far and from the products of those frames with each other.
+    """
+    starts = [first]
+    while True:
+        start = starts[-1]
+        weight = 1 if reset_counter else start - first + 1
+        template, count, position = weight * x[start], weight, start + 1
+        square = float(weight) ** 2 * float(squares[start])
+        while position < last:
+            block = x[position : min(position + BLOCK_FRAMES, last)]
+            size = len(block)
+            among = (block @ block.T) * STRICT_UPPER[:size, :size]
+            dots = block @ template + among.sum(0)
+            sums = square + np.cumsum(2 * dots + squares[position : position + size])
+            template_squares = np.concatenate(([square], sums[:-1]))
+            counts = count + np.arange(size)
+            lengths = np.sqrt(np.maximum(template_squares, 0) + EPS * counts**2.0)
+            differs = dots < threshold * lengths * norms[position : position + size]
+            split = int(differs.argmax())
+            if differs[split]:
+                starts.append(position + split)
+                break
+            template = template + block.sum(0)
+            square, count, position = float(sums[-1]), count + size, position + size
+        else:
+            return starts
+
+
+def _merge_and_refine(
+    x: np.ndarray, norms: np.ndarray, edges: list[int], threshold: float
+) -> list[tuple[int, int]]:
+    """Second pass over the inner boundaries of a run; ``edges`` has its two ends as well."""
+    found = []
+    start, total = edges[0], x[edges[0] : edges[1]].sum(0)
+    for boundary, end in zip(edges[1:], edges[2:], strict=False):
+        left, right = total / (boundary - start), x[boundary:end].sum(0) / (end - boundary)
+        left_norm, right_norm = math.sqrt(left @ left + EPS), math.sqrt(right @ right + EPS)
+        if left @ right >= threshold * left_norm * right_norm:
+            total = total + right * (end - boundary)
+            continue
+        low = max(start, boundary - max(1, (boundary - start) // 2))
+        high = min(end, boundary + max(1, (end - boundary) // 2))
+        # gain[q] of giving the frames before low + q to the left segment, over giving it none
+        gain = x[low : high - 1] @ (left / left_norm - right / right_norm)
+        gain = np.cumsum(gain / norms[low : high - 1])
+        best = int(gain.argmax()) if len(gain) else 0
+        split = low + best + 1 if len(gain) and gain[best] > 0 else low
+        if split > start:
+            found.append((start, split))
+        start, total = split, x[split:end].sum(0)
+    found.append((start, edges[-1]))
+    return found
+
+
+def _join_short(
+    x: np.ndarray, segments: list[tuple[int, int]], min_frames: int, min_similarity: float
+) -> list[tuple[int, int]]:
+    """One pass in order of time; a segment joined to its right neighbour is looked at again."""
+    kept: list[tuple[int, int]] = []
+    rest = segments[::-1]
+    while rest:
+        start, end = rest.pop()
+        left = right = -math.inf
+        if end - start < min_frames:
+            if kept and kept[-1][1] == start:
+                left = _mean_similarity(x, kept[-1], (start, end))
+            if rest and rest[-1][0] == end:
+                right = _mean_similarity(x, rest[-1], (start, end))
+        if max(left, right) < min_similarity:
+            kept.append((start, end))
+        elif left >= right:
+            kept[-1] = (kept[-1][0], end)
+        else:
+            rest[-1] = (start, rest[-1][1])
+    return kept
+
+
+def _mean_similarity(x: np.ndarray, one: tuple[int, int], other: tuple[int, int]) -> float:
+    a, b = x[slice(*one)].mean(0), x[slice(*other)].mean(0)
+    return float(a @ b) / math.sqrt(float(a @ a) + EPS) / math.sqrt(float(b @ b) + EPS)
