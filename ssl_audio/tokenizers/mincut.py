@@ -10,6 +10,7 @@ Axes: T frames, D channels, N frames of a run, K boundaries.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -54,7 +55,7 @@ def segment_min_cut(
     Args:
         features: (T, D), zero outside of speech.
         runs: (R, 2) [start, end) of the runs of speech, two frames or longer.
-        segment_frames: as many boundaries are set as segments of this length need.
+        segment_frames: a run gets one boundary, both ends included, for each such length in it.
         merge_threshold: the most similar neighbours in a run are joined while the cosine similarity
             of their means reaches this.
 
@@ -71,7 +72,7 @@ def segment_min_cut(
         frames = features[start:end].astype(np.float32)
         similarity = frames @ frames.T
         similarity = similarity - min(similarity.min(), 0) + 1e-7
-        edges = min_cut(similarity, math.ceil((end - start) / segment_frames))
+        edges = min_cut(similarity, max(2, math.ceil((end - start) / segment_frames)))
         edges[-1] += 1
         segments = _joined(frames, np.unique(edges).tolist(), merge_threshold)
         found += [(start + first, start + last) for first, last in segments]
@@ -102,4 +103,4 @@ def _joined(frames: np.ndarray, edges: list[int], threshold: float) -> list[tupl
         if similarity[closest] < threshold:
             break
         del edges[closest + 1]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))

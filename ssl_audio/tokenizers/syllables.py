@@ -10,6 +10,7 @@ Axes: T frames, D channels, N segments. A segment is a half-open interval [start
 
 from __future__ import annotations
 
+import itertools
 import math
 from importlib.util import find_spec
 from typing import Literal, TypeVar
@@ -23,8 +24,6 @@ Backend = Literal["numpy", "numba", "auto"]
 BACKENDS = ("numpy", "numba", "auto")
 
 EPS = 1e-8  # under every square root
-BLOCK_FRAMES = 16  # frames whose similarities are computed ahead: a syllable has about 12
-STRICT_UPPER = np.triu(np.ones((BLOCK_FRAMES, BLOCK_FRAMES), np.float32), 1)
 
 
 def segment_syllables(
@@ -60,17 +59,25 @@ def segment_syllables(
     check_thresholds(norm_threshold, merge_threshold, min_frames, min_similarity)
     if features.ndim != 2:
         raise ValueError(f"features of shape {tuple(features.shape)}; segmentation wants (T, D)")
-    is_tensor = isinstance(features, Tensor)
-    x = features.detach().float().cpu().numpy() if is_tensor else np.asarray(features, np.float32)
-    x = np.ascontiguousarray(x)
+    if isinstance(features, Tensor):
+        x = features.detach().float().cpu().numpy()
+    else:
+        x = np.asarray(features, np.float32)
     if resolve_backend(backend) == "numba":
         from ssl_audio.tokenizers.syllables_numba import segment_utterance
     else:
         segment_utterance = _segment_utterance
     found = segment_utterance(
-        x, norm_threshold, merge_threshold, reset_counter, min_frames, min_similarity
+        np.ascontiguousarray(x),
+        norm_threshold,
+        merge_threshold,
+        reset_counter,
+        min_frames,
+        min_similarity,
     )
-    return torch.from_numpy(found).to(features.device) if is_tensor else found
+    if isinstance(features, Tensor):
+        return torch.from_numpy(found).to(features.device)
+    return found
 
 
 def check_thresholds(
@@ -125,9 +132,10 @@ def _segment_utterance(
 ) -> np.ndarray:
     squares = np.einsum("td,td->t", x, x)
     norms = np.sqrt(squares + EPS)
+    square_list, norm_list = squares.tolist(), norms.tolist()  # floats are faster one by one
     found: list[tuple[int, int]] = []
     for first, last in runs_of(norms >= norm_threshold).tolist():
-        starts = _sweep(x, squares, norms, first, last, merge_threshold, reset_counter)
+        starts = _sweep(x, square_list, norm_list, first, last, merge_threshold, reset_counter)
         found += _merge_and_refine(x, norms, [*starts, last], merge_threshold)
     if min_frames > 1:
         found = _join_short(x, found, min_frames, min_similarity)
@@ -136,8 +144,8 @@ def _segment_utterance(
 
 def _sweep(
     x: np.ndarray,
-    squares: np.ndarray,
-    norms: np.ndarray,
+    squares: list[float],
+    norms: list[float],
     first: int,
     last: int,
     threshold: float,
@@ -145,33 +153,23 @@ def _sweep(
 ) -> list[int]:
     """Starts of the greedy segments of the run [first, last).
 
-    The template is a multiple of ``weight * x[start] + x[start + 1] + ...``. Its products with the
-    next frames follow from the sum so far and from the products of those frames with each other.
+    Only the direction of the template matters, so it is kept as a sum; its own product with itself
+    follows from its products with the frames.
     """
     starts = [first]
-    while True:
-        start = starts[-1]
-        weight = 1 if reset_counter else start - first + 1
-        template, count, position = weight * x[start], weight, start + 1
-        square = float(weight) ** 2 * float(squares[start])
-        while position < last:
-            block = x[position : min(position + BLOCK_FRAMES, last)]
-            size = len(block)
-            among = (block @ block.T) * STRICT_UPPER[:size, :size]
-            dots = block @ template + among.sum(0)
-            sums = square + np.cumsum(2 * dots + squares[position : position + size])
-            template_squares = np.concatenate(([square], sums[:-1]))
-            counts = count + np.arange(size)
-            lengths = np.sqrt(np.maximum(template_squares, 0) + EPS * counts**2.0)
-            differs = dots < threshold * lengths * norms[position : position + size]
-            split = int(differs.argmax())
-            if differs[split]:
-                starts.append(position + split)
-                break
-            template = template + block.sum(0)
-            square, count, position = float(sums[-1]), count + size, position + size
+    start, weight, template, square = first, 1, x[first].copy(), squares[first]
+    for t in range(first + 1, last):
+        frame = x[t]
+        dot = float(template.dot(frame))
+        seen = weight + t - 1 - start
+        if dot < threshold * math.sqrt(max(square, 0.0) + EPS * seen * seen) * norms[t]:
+            starts.append(t)
+            start, weight = t, 1 if reset_counter else t - first + 1
+            template, square = weight * frame, weight * weight * squares[t]
         else:
-            return starts
+            template += frame
+            square += 2 * dot + squares[t]
+    return starts
 
 
 def _merge_and_refine(
@@ -180,7 +178,7 @@ def _merge_and_refine(
     """Second pass over the inner boundaries of a run; ``edges`` has its two ends as well."""
     found = []
     start, total = edges[0], x[edges[0] : edges[1]].sum(0)
-    for boundary, end in zip(edges[1:], edges[2:], strict=False):
+    for boundary, end in itertools.pairwise(edges[1:]):
         left, right = total / (boundary - start), x[boundary:end].sum(0) / (end - boundary)
         left_norm, right_norm = math.sqrt(left @ left + EPS), math.sqrt(right @ right + EPS)
         if left @ right >= threshold * left_norm * right_norm:

@@ -46,13 +46,12 @@ def segment_batch(
     min_frames: int,
     min_similarity: float,
     num_threads: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(B, T, 2) int64 segments of x (B, T, D), -1 after the last, and (B,) int64 counts."""
+) -> np.ndarray:
+    """(B, T, 2) int64 segments of x (B, T, D), -1 after the last of a clip."""
     segments = np.full((*x.shape[:2], 2), -1, np.int64)
-    counts = np.zeros(len(x), np.int64)
 
     def run(item: int) -> None:
-        counts[item] = _segment(
+        count = _segment(
             x[item, : lengths[item]],
             norm_threshold,
             merge_threshold,
@@ -61,7 +60,7 @@ def segment_batch(
             min_similarity,
             segments[item],
         )
-        segments[item, counts[item] :] = -1
+        segments[item, count:] = -1  # the last pass works in place
 
     if num_threads == 1:
         for item in range(len(x)):
@@ -69,7 +68,7 @@ def segment_batch(
     else:
         with ThreadPoolExecutor(num_threads) as pool:
             list(pool.map(run, range(len(x))))
-    return segments, counts
+    return segments
 
 
 @jit

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssl_audio.tokenizers import NormThreshold
+from ssl_audio.tokenizers.norm_threshold import gaussian_boundary
+
+SYLBER = {"signal_mean": 6.1, "signal_var": 0.87, "noise_mean": 0.34, "noise_var": 0.34}
+
+
+def test_both_classes_are_equally_likely_there():
+    module = NormThreshold(**SYLBER, decay=0.9999)
+    threshold = module()
+    signal = torch.distributions.Normal(6.1, 0.87**0.5)
+    noise = torch.distributions.Normal(0.34, 0.34**0.5)
+    torch.testing.assert_close(signal.log_prob(threshold), noise.log_prob(threshold), atol=1e-4,
+                               rtol=1e-4)  # fmt: skip
+    assert threshold.item() == pytest.approx(2.59989, abs=1e-5)
+
+
+def test_equal_variances_are_the_limit():
+    def boundary(noise_var):
+        return gaussian_boundary(*map(torch.tensor, (4.0, 0.5, 1.0, noise_var))).item()
+
+    assert boundary(0.5) == 2.5
+    assert boundary(0.5 + 1e-6) == pytest.approx(2.5, abs=1e-4)
+
+
+def test_statistics_move_towards_the_norms():
+    module = NormThreshold(**SYLBER, decay=0.0)
+    norms = torch.tensor([[5.0, 7.0, 0.1], [0.3, 0.0, 100.0]])
+    speech = torch.tensor([[True, True, False], [False, False, False]])
+    silence = torch.tensor([[False, False, True], [True, False, False]])  # the rest is padding
+    module.update(norms, speech, norms, silence)
+    assert module.signal_mean.item() == pytest.approx(6.0)
+    assert module.signal_var.item() == pytest.approx(1.0)
+    assert module.noise_mean.item() == pytest.approx(0.2)
+    assert module.noise_var.item() == pytest.approx(0.01, abs=1e-6)
+
+
+def test_a_batch_without_silence_leaves_noise_alone():
+    module = NormThreshold(**SYLBER, decay=0.9)
+    norms = torch.full((2, 5), 8.0)
+    everything = torch.ones_like(norms, dtype=torch.bool)
+    module.update(norms, everything, norms, ~everything)
+    assert module.noise_mean.item() == pytest.approx(0.34)
+    assert module.signal_mean.item() > 6.1
+    assert torch.isfinite(module())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"signal_mean": 0.1}, {"noise_var": -1.0}, {"decay": 1.5}, {"eta": 0.0}]
+)
+def test_bad_arguments_are_named(changed):
+    with pytest.raises(ValueError, match=next(iter(changed)).split("_")[0]):
+        NormThreshold(**({**SYLBER, "decay": 0.99} | changed))
