@@ -48,7 +48,11 @@ ENCODERS = {
     "huggingface": "ssl_audio.models.huggingface_encoder:HuggingFaceEncoder",
     "dasheng": "ssl_audio.models.dasheng_encoder:DashengEncoder",
 }
-TOKENIZERS = {"mvq": "ssl_audio.tokenizers.teacher_tokens:MVQTokenizer"}
+TOKENIZERS = {
+    "mvq": "ssl_audio.tokenizers.teacher_tokens:MVQTokenizer",
+    "kmeans": "ssl_audio.tokenizers.kmeans:KMeansTokenizer",
+    "syllables": "ssl_audio.tokenizers.syllable_tokenizer:SyllableTokenizer",
+}
 
 SCHEMES = ("torchaudio", "hf", "dasheng")
 

@@ -177,9 +177,9 @@ def _merge_and_refine(
 ) -> list[tuple[int, int]]:
     """Second pass over the inner boundaries of a run; ``edges`` has its two ends as well."""
     found = []
-    start, total = edges[0], x[edges[0] : edges[1]].sum(0)
+    start, total = edges[0], np.add.reduce(x[edges[0] : edges[1]])
     for boundary, end in itertools.pairwise(edges[1:]):
-        left, right = total / (boundary - start), x[boundary:end].sum(0) / (end - boundary)
+        left, right = total / (boundary - start), np.add.reduce(x[boundary:end]) / (end - boundary)
         left_norm, right_norm = math.sqrt(left @ left + EPS), math.sqrt(right @ right + EPS)
         if left @ right >= threshold * left_norm * right_norm:
             total = total + right * (end - boundary)
@@ -193,7 +193,7 @@ def _merge_and_refine(
         split = low + best + 1 if len(gain) and gain[best] > 0 else low
         if split > start:
             found.append((start, split))
-        start, total = split, x[split:end].sum(0)
+        start, total = split, np.add.reduce(x[split:end])
     found.append((start, edges[-1]))
     return found
 

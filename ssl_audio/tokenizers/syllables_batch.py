@@ -92,6 +92,26 @@ def segment_ids(segments: Tensor, num_frames: int) -> Tensor:
     return torch.where(inside, latest, -1)
 
 
+def pooled_segments(features: Tensor, ids: Tensor, num_segments: int) -> Tensor:
+    """Mean over the frames of each segment, float32; 0 for a segment without frames.
+
+    Args:
+        features: (B, T, D).
+        ids: (B, T) int64 from :func:`segment_ids`, below ``num_segments``.
+
+    Returns:
+        (B, num_segments, D).
+    """
+    batch, _, dim = features.shape
+    x = features.float().flatten(0, 1)
+    rows = torch.arange(batch, device=ids.device)[:, None] * (num_segments + 1)
+    slots = (rows + torch.where(ids < 0, num_segments, ids)).flatten()  # a slot more for silence
+    sums = x.new_zeros(batch * (num_segments + 1), dim).index_add_(0, slots, x)
+    counts = x.new_zeros(len(sums)).index_add_(0, slots, torch.ones_like(slots, dtype=x.dtype))
+    means = sums / counts.clamp_min(1)[:, None]
+    return means.view(batch, num_segments + 1, dim)[:, :num_segments]
+
+
 def average_segments(features: Tensor, ids: Tensor) -> Tensor:
     """Each frame's segment mean, float32 and exactly 0 outside of segments: Sylber's target.
 
@@ -102,14 +122,9 @@ def average_segments(features: Tensor, ids: Tensor) -> Tensor:
     Returns:
         (B, T, D).
     """
-    batch, num_frames, dim = features.shape
-    x = features.float().flatten(0, 1)
-    rows = torch.arange(batch, device=ids.device)[:, None] * num_frames
-    slots = torch.where(ids < 0, batch * num_frames, ids + rows).flatten()
-    sums = x.new_zeros(batch * num_frames + 1, dim).index_add_(0, slots, x)
-    counts = x.new_zeros(batch * num_frames + 1).index_add_(0, slots, torch.ones_like(x[:, 0]))
-    sums[-1] = 0
-    return (sums / counts.clamp_min(1)[:, None])[slots].view(batch, num_frames, dim)
+    means = pooled_segments(features, ids, features.shape[1])
+    index = ids.clamp_min(0)[..., None].expand(-1, -1, features.shape[2])
+    return means.gather(1, index) * (ids >= 0)[..., None]
 
 
 def _segment_on_host(
