@@ -157,6 +157,14 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     return _frozen(_load_directory(path, TOKENIZERS))
 
 
+def is_tokenizer(source: str | Path) -> bool:
+    """Whether ``source`` is an export that ``load_tokenizer`` reads, judged by its config alone."""
+    path = Path(source).expanduser()
+    path = path.parent if path.name in (WEIGHTS_FILE, CONFIG_FILE) else path
+    config = path / CONFIG_FILE
+    return config.is_file() and read_json(config).get("kind") in TOKENIZERS
+
+
 def spec(module: Encoder | Tokenizer) -> dict[str, Any]:
     """``{"kind", "config"}`` of a module, JSON-able; ``build`` is the inverse."""
     return {"kind": module.kind, "config": module.config}

@@ -52,7 +52,7 @@ def demo_suite(
     Raises:
         ValueError: no data set there, a missing column, or an unknown task.
     """
-    rows = _limit_rows(_read_rows(Path(directory)), max_clips, seed)
+    rows = _limit_rows(read_rows(Path(directory)), max_clips, seed)
     clips = {
         row["id"]: ProbeClip(
             row["id"], row["audio"]["bytes"], row["num_samples"] / row["sample_rate_hz"]
@@ -76,7 +76,7 @@ def phone_frames(clip: str, phones: Sequence[Mapping[str, Any]]) -> Iterator[Exa
             index += 1
 
 
-def _read_rows(directory: Path) -> list[dict[str, Any]]:
+def read_rows(directory: Path) -> list[dict[str, Any]]:
     import datasets
 
     if not directory.is_dir():

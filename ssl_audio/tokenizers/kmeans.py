@@ -27,8 +27,8 @@ def fit_kmeans(
     """Mini-batch k-means over vectors that need not fit into memory.
 
     scikit-learn's ``MiniBatchKMeans`` without reassignment, started by k-means++ on the first
-    vectors, then one step for each ``batch_size`` vectors. More passes over the data are more steps:
-    let ``batches`` repeat.
+    vectors, then one step for each ``batch_size`` vectors. For several passes, repeat the data in
+    ``batches``.
 
     Args:
         batches: of (F, D) vectors, F as it comes.
