@@ -9,6 +9,12 @@ import pytest
 import torch
 
 from ssl_audio.tokenizers.syllables import segment_means, segment_syllables
+from ssl_audio.tokenizers.syllables_batch import segment_batch
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +49,14 @@ def test_segments_are_equal(runs, backend):
         if means is not None:
             found = segment_means(features.numpy(), segments.numpy())
             np.testing.assert_allclose(found, means.numpy(), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_segments_of_padded_batches_are_equal(runs, device):
+    """Each case beside itself with loud frames after its end."""
+    for name, features, norm, merge, expected, _ in runs:
+        padded = torch.cat([features, 9 * torch.ones(3, features.shape[1])]).to(device)
+        lengths = torch.tensor([len(features), len(padded)], device=device)
+        found = segment_batch(torch.stack([padded, padded]), lengths, norm, merge)[0].cpu()
+        assert torch.equal(found[: len(expected)], expected), name
+        assert (found[len(expected) :] == -1).all(), name
