@@ -177,6 +177,14 @@ class SyllableTokenizer(Tokenizer):
             frames.device,
         )
 
+    @torch.no_grad()
+    def segment_features(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(F, D) float32 mean frames of all segments of the batch, to fit units on."""
+        frames, valid = teacher_frames(self.encoder, self.layer, waveforms, lengths)
+        segments = self.options.segment(frames, valid)
+        means = pooled_segments(frames, segment_ids(segments, frames.shape[1]), frames.shape[1])
+        return means[segments[..., 0] >= 0]
+
     def _rewritten(self, tokens: list[list[int]]) -> list[list[int]]:
         """(unit, start, end) of one clip with equal neighbours joined and silences put in."""
         gap_sec = self.options.silence_gap_sec
