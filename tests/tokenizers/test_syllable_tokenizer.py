@@ -95,17 +95,19 @@ def test_a_real_encoder_and_its_export(tmp_path):
 
 def test_units_can_be_fitted_on_segment_features():
     encoder = LogSpectrumEncoder()
-    tokenizer = SyllableTokenizer(encoder, norm_threshold=0.0, merge_threshold=0.95)
+    options = {"norm_threshold": 0.0, "merge_threshold": 0.95}
     waveforms = torch.randn(2, 12_000, generator=torch.Generator().manual_seed(0)) * 0.1
-    lengths = torch.tensor([12_000, 6000])
+    waveforms[:, 5000:] = 0.3 * torch.sin(torch.arange(7000) * 0.17)
+    lengths = torch.tensor([12_000, 9000])
+    tokenizer = SyllableTokenizer(encoder, **options)
     features = tokenizer.segment_features(waveforms, lengths)
     tokens = tokenizer.encode(waveforms, lengths)
     assert features.shape == (int(tokens.lengths.sum()), encoder.embed_dim)
     start, end = int(tokens.starts[0, 1]), int(tokens.ends[0, 1])
     expected = encoder(waveforms[:1]).frames[0, start:end].mean(0)
     torch.testing.assert_close(features[1], expected, atol=1e-4, rtol=1e-4)
-    units = SyllableTokenizer(encoder, features, norm_threshold=0.0, merge_threshold=0.95)
-    assert units.encode(waveforms, lengths).codes[0, :2, 0].tolist() == [0, 1]
+    units = SyllableTokenizer(encoder, features, **options).encode(waveforms, lengths)
+    assert units.codes[0, :2, 0].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
