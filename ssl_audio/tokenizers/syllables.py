@@ -177,23 +177,28 @@ def _merge_and_refine(
 ) -> list[tuple[int, int]]:
     """Second pass over the inner boundaries of a run; ``edges`` has its two ends as well."""
     found = []
-    start, total = edges[0], np.add.reduce(x[edges[0] : edges[1]])
+    start, left = edges[0], np.add.reduce(x[edges[0] : edges[1]])
     for boundary, end in itertools.pairwise(edges[1:]):
-        left, right = total / (boundary - start), np.add.reduce(x[boundary:end]) / (end - boundary)
-        left_norm, right_norm = math.sqrt(left @ left + EPS), math.sqrt(right @ right + EPS)
-        if left @ right >= threshold * left_norm * right_norm:
-            total = total + right * (end - boundary)
+        right = np.add.reduce(x[boundary:end])
+        # Sums in place of means: only directions matter, and EPS grows with the frames squared.
+        left_length = math.sqrt(left.dot(left) + EPS * (boundary - start) ** 2)
+        right_length = math.sqrt(right.dot(right) + EPS * (end - boundary) ** 2)
+        if left.dot(right) >= threshold * left_length * right_length:
+            left += right
             continue
         low = max(start, boundary - max(1, (boundary - start) // 2))
         high = min(end, boundary + max(1, (end - boundary) // 2))
-        # gain[q] of giving the frames before low + q to the left segment, over giving it none
-        gain = x[low : high - 1] @ (left / left_norm - right / right_norm)
-        gain = np.cumsum(gain / norms[low : high - 1])
-        best = int(gain.argmax()) if len(gain) else 0
-        split = low + best + 1 if len(gain) and gain[best] > 0 else low
+        split = low
+        if high - low > 1:
+            # gain of giving the frames up to and with low + q to the left, over giving it none
+            left /= left_length
+            left -= right / right_length
+            gain = np.add.accumulate(x[low : high - 1].dot(left) / norms[low : high - 1])
+            best = int(gain.argmax())
+            split = low + best + 1 if gain[best] > 0 else low
         if split > start:
             found.append((start, split))
-        start, total = split, np.add.reduce(x[split:end])
+        start, left = split, np.add.reduce(x[split:end])
     found.append((start, edges[-1]))
     return found
 
