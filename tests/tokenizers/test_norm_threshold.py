@@ -55,3 +55,25 @@ def test_a_batch_without_silence_leaves_noise_alone():
 def test_bad_arguments_are_named(changed):
     with pytest.raises(ValueError, match=next(iter(changed)).split("_")[0]):
         NormThreshold(**({**SYLBER, "decay": 0.99} | changed))
+
+
+def test_ranks_move_together(monkeypatch):
+    """Moments of two ranks, by hand, against one process that sees the norms of both."""
+    norms = [torch.tensor([5.0, 6.0, 0.2]), torch.tensor([9.0, 0.1, 0.4])]
+    speech = [x > 1 for x in norms]
+
+    def module():
+        return NormThreshold(**SYLBER, decay=0.5)
+
+    whole, rank = module(), module()
+    together, mask = torch.cat(norms), torch.cat(speech)
+    whole.update(together, mask, together, ~mask)
+    gathered = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", gathered.append)
+    other = module()
+    other.update(norms[1], speech[1], norms[1], ~speech[1])
+    moments = gathered[0].clone()
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: x.add_(moments))
+    rank.update(norms[0], speech[0], norms[0], ~speech[0])
+    torch.testing.assert_close(rank.state_dict(), whole.state_dict())
