@@ -37,7 +37,7 @@ def energy_valleys(waveform: np.ndarray) -> np.ndarray:
     speech = level_db > level_db.max() - SPEECH_RANGE_DB
     valleys, _ = find_peaks(-level_db, prominence=MIN_DEPTH_DB)
     edges = np.flatnonzero(np.diff(np.pad(speech.astype(np.int8), 1)))
-    found = []
+    found: list[tuple[int, int]] = []
     for start, end in edges.reshape(-1, 2):
         inner = valleys[(valleys > start) & (valleys < end - 1)]
         cuts = [start, *inner.tolist(), end]
