@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_audio import frontends, hub, models, tokenizers
+    from ssl_audio.extraction import extract
     from ssl_audio.hub import load_encoder, load_tokenizer, save
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "extract",
     "frontends",
     "hub",
     "load_encoder",
@@ -25,12 +27,15 @@ __all__ = [
     "tokenizers",
 ]
 
-_FUNCTIONS = ("load_encoder", "load_tokenizer", "save")
+_FUNCTIONS = {
+    "extract": "ssl_audio.extraction",
+    **dict.fromkeys(("load_encoder", "load_tokenizer", "save"), "ssl_audio.hub"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
-        return getattr(import_module("ssl_audio.hub"), name)
+        return getattr(import_module(_FUNCTIONS[name]), name)
     if name in __all__:
         return import_module(f"ssl_audio.{name}")
     raise AttributeError(f"module 'ssl_audio' has no attribute {name!r}")

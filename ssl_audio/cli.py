@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from ssl_audio.commands import extract
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one sub-command; what the user can mend ends in one line and status 2."""
@@ -13,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_manifest, _add_export, _add_probe):
         add(commands)
+    for module in (extract,):
+        module.add_command(commands)
     parsed = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,8 @@ class Features:
     num_frames: int
 
 
-class Failure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Failure:
     """A recording without features, and one line on why."""
 
     index: int
@@ -139,7 +140,8 @@ def pool(states: Tensor, frames: Tensor, counts: Tensor, pooling: Pooling) -> Te
     return torch.cat([mean, variance.sqrt()], dim=1)
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Part:
     """One layer of one window: how many frames, and (T, D) frames or (D or 2 D,) statistics."""
 
     count: int

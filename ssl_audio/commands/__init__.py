@@ -1,0 +1,1 @@
+"""Sub-commands of ``ssl-audio``, one module each; imports happen when a command runs."""
