@@ -52,14 +52,14 @@ def norm_over_valid(norm: nn.GroupNorm, x: Tensor, lengths: Tensor | None) -> Te
     if lengths is None:
         return functional.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     assert norm.num_groups == norm.num_channels
-    wide = x.float()
-    valid = valid_mask(lengths, x.shape[-1])[:, None]
+    valid = valid_mask(lengths, x.shape[-1])[:, None].float()
     count = lengths.clamp_min(1)[:, None, None]
-    mean = (wide * valid).sum(-1, keepdim=True) / count
-    centred = wide - mean
-    variance = (centred.square() * valid).sum(-1, keepdim=True) / count
-    wide = centred * torch.rsqrt(variance + norm.eps)
-    return (wide * norm.weight[:, None] + norm.bias[:, None]).to(x.dtype)
+    wide = x.float() * valid
+    mean = wide.sum(-1, keepdim=True) / count
+    centred = torch.addcmul(wide, mean, valid, value=-1.0)
+    variance = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square() / count
+    scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
+    return torch.addcmul(norm.bias[:, None], centred, scale).to(x.dtype)
 
 
 def normalized(waveforms: Tensor, lengths: Tensor, eps: float) -> Tensor:
