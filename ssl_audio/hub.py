@@ -50,6 +50,8 @@ ENCODERS = {
 }
 TOKENIZERS = {
     "mvq": "ssl_audio.tokenizers.teacher_tokens:MVQTokenizer",
+    "random_projection": "ssl_audio.tokenizers.random_projection:RandomProjectionTokenizer",
+    "beats_tokenizer": "ssl_audio.tokenizers.distilled:DistilledTokenizer",
     "kmeans": "ssl_audio.tokenizers.kmeans:KMeansTokenizer",
     "syllables": "ssl_audio.tokenizers.syllable_tokenizer:SyllableTokenizer",
 }
@@ -144,7 +146,10 @@ def load_encoder(source: str | Path) -> Encoder:
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """A tokenizer in eval mode, gradients off, from an export directory.
+    """A tokenizer in eval mode, gradients off.
+
+    Args:
+        source: an export directory, or an official BEATs tokenizer file.
 
     Raises:
         CheckpointError: as ``load_encoder``.
@@ -152,8 +157,13 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     path = Path(source).expanduser()
     if path.name in (WEIGHTS_FILE, CONFIG_FILE) and path.is_file():
         path = path.parent
+    if path.is_file():
+        return _frozen(_find("beats_tokenizer", TOKENIZERS, path).from_checkpoint(path))
     if not path.is_dir():
-        raise CheckpointError(f"{source} is not an export folder; ssl_audio.save writes one")
+        raise CheckpointError(
+            f"{source} does not exist; give a tokenizer's export folder (ssl_audio.save writes "
+            "one) or a BEATs tokenizer file"
+        )
     return _frozen(_load_directory(path, TOKENIZERS))
 
 
@@ -284,7 +294,8 @@ def _load_file(path: Path) -> Any:
         return _find("hubert", ENCODERS, path).from_checkpoint(path)
     if {"state_dict", "hyper_parameters"} <= keys:
         return _load_training_checkpoint(path, content)
-    if "patch_embedding.weight" in (content.get("model") or ()):
+    model = content["model"] if "model" in keys else None
+    if isinstance(model, Mapping) and "patch_embedding.weight" in model:
         return _find("beats", ENCODERS, path).from_checkpoint(path)
     if {"model", "config"} <= keys:
         return _find("dasheng", ENCODERS, path).from_checkpoint(path)

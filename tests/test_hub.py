@@ -193,7 +193,7 @@ def test_sources_that_cannot_be_loaded(student, tokenizer, tmp_path):
     ssl_audio.save(tokenizer, codes)
     assert "is a tokenizer; use load_tokenizer" in error_of(load, codes)
     assert "is an encoder; use load_encoder" in error_of(ssl_audio.load_tokenizer, encoder)
-    assert "is not an export folder" in error_of(ssl_audio.load_tokenizer, tmp_path / "absent")
+    assert "does not exist" in error_of(ssl_audio.load_tokenizer, tmp_path / "absent")
 
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
     assert "in no known layout (keys: epoch)" in error_of(load, tmp_path / "odd.pt")
