@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ssl_audio.batch import EncoderOutput, full_lengths, valid_mask
 from ssl_audio.checkpoints import CheckpointError, load_strict
 from ssl_audio.frontends.kaldi import FRAME_LENGTH, FRAME_SHIFT, KaldiFbank
-from ssl_audio.models.beats.checkpoint import our_tensors, read_release
+from ssl_audio.models.beats.checkpoint import official_tensors, our_tensors, read_release
 from ssl_audio.models.beats.config import NUM_MEL_BINS, BeatsConfig
 from ssl_audio.models.beats.transformer import PositionalTransformer
 from ssl_audio.models.encoder import Encoder
@@ -107,6 +108,10 @@ class BeatsEncoder(Encoder):
         encoder = cls(**BeatsConfig.parse_official(config).to_dict())
         load_strict(encoder, our_tensors(state_dict, source), source)
         return encoder
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names of the released files, for other BEATs code."""
+        return official_tensors(self.state_dict(), self.num_layers)
 
     def num_frames(self, num_samples: Any) -> Any:
         return self._num_patches(self.fbank.num_frames(num_samples))
@@ -233,6 +238,8 @@ def folded(lengths: Tensor, total: int, num_slots: int) -> Tensor:
     """
     width = total // num_slots
     if width == 0:
+        if bool((lengths >= total).all()):
+            return torch.full_like(lengths, num_slots)
         raise ValueError(
             f"padding='reference' cannot fold a mask of {total} into {num_slots} patches, as the "
             "original cannot: use padding='exact'"
