@@ -80,7 +80,7 @@ def test_labels_and_what_leads_to_them(golden, run: str) -> None:
 
 @torch.no_grad()
 def test_distillation_forward(golden) -> None:
-    """OpenBEATs averages the commitment over padding too, and weighs it with ``embed_loss_beta``."""
+    """OpenBEATs averages the commitment over padding too, and weighs it by its config."""
     inputs = {case.name: case.tensors for case in golden("beats/openbeats_pretrain*_io")}
     for suffix, state, io in pairs(golden, "openbeats_tokenizer"):
         config, expected = config_of(state), io.tensors

@@ -20,3 +20,12 @@ def random_quantizer():
         return quantizer
 
     return make
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """Three clips of noise, one of them shorter than a BEATs patch, and their lengths."""
+    lengths = torch.tensor([16_000, 9100, 700])
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(3, 16_000, generator=generator)
+    return noise * (torch.arange(16_000) < lengths[:, None]), lengths
