@@ -45,9 +45,7 @@ def test_verification(metric_cases) -> None:
     for case in metric_cases("superb_verification"):
         trials = np.array(case["scores"]), np.array(case["labels"])
         assert equal_error_rate(*trials)[0] == pytest.approx(case["eer"], abs=1e-6)
-        cost, threshold = min_detection_cost(*trials)
-        assert cost == pytest.approx(case["min_dcf"], abs=1e-9)
-        assert threshold == pytest.approx(float(case["min_dcf_threshold"]), abs=1e-6)
+        assert min_detection_cost(*trials)[0] == pytest.approx(case["min_dcf"], abs=1e-9)
 
 
 def test_diarization_frames(metric_cases) -> None:

@@ -26,7 +26,7 @@ def query_scores(
     distance: QueryDistance = "cosine_exp",
     scale_rows: bool = True,
 ) -> np.ndarray:
-    """(documents,) minus the cost of the best place of the query, per query frame; higher is nearer.
+    """(documents,) minus the cost per query frame of the query's best place; higher is nearer.
 
     Steps (query, document) are (1, 0), (1, 1) and (1, 2), start and end are free in the document.
 
