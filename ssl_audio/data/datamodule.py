@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ssl_audio.batch import AudioBatch
 from ssl_audio.data.dataset import SegmentDataset, already_collated
-from ssl_audio.data.plan import BatchPlan, PlannedSample
+from ssl_audio.data.plan import BatchPlan, Plan, PlannedSample
 from ssl_audio.data.samplers import EpochSampler, TrainSampler, share_among_ranks
 from ssl_audio.data.segments import CROPS, DOMAINS, cut_segments
 from ssl_audio.data.source import Source
@@ -255,7 +255,7 @@ class DataModule(LightningDataModule):
         )
 
     def _loader(
-        self, sampler: Iterable[list[PlannedSample]], replacements: BatchPlan | None
+        self, sampler: Iterable[list[PlannedSample]], replacements: Plan | None
     ) -> DataLoader[AudioBatch | None]:
         dataset = SegmentDataset(
             self.source,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,16 @@ class PlannedSample(NamedTuple):
 
     segment: int
     sample_index: int
+
+
+class Plan(Protocol):
+    """An endless order of micro-batches."""
+
+    def batch(self, index: int) -> list[PlannedSample]:
+        """Micro-batch ``index`` >= 0 of the run, counted over all ranks."""
+
+    def replacement(self, sample: PlannedSample, attempt: int) -> int:
+        """A segment to take instead of one that cannot be read."""
 
 
 class BatchPlan:

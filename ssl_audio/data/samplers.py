@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-from ssl_audio.data.plan import BatchPlan, PlannedSample
+from ssl_audio.data.plan import BatchPlan, Plan, PlannedSample
 
 
 class TrainSampler(Sampler[list[PlannedSample]]):
@@ -18,9 +18,7 @@ class TrainSampler(Sampler[list[PlannedSample]]):
         rank, num_ranks: of the process.
     """
 
-    def __init__(
-        self, plan: BatchPlan, first: Callable[[], int], rank: int, num_ranks: int
-    ) -> None:
+    def __init__(self, plan: Plan, first: Callable[[], int], rank: int, num_ranks: int) -> None:
         self.plan, self.first, self.rank, self.num_ranks = plan, first, rank, num_ranks
 
     def __iter__(self) -> Iterator[list[PlannedSample]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 
 def eden_lr(
     base_lr: float,
@@ -41,3 +44,42 @@ def eden_lr(
 
 def _decay(progress: float) -> float:
     return float((progress**2 + 1.0) ** -0.25)
+
+
+def warmup_decay_lr(
+    base_lr: float,
+    step: float,
+    warmup_steps: float,
+    max_steps: float,
+    *,
+    shape: Literal["linear", "cosine"] = "linear",
+    start_lr: float = 0.0,
+    end_lr: float = 0.0,
+) -> float:
+    """Linear from ``start_lr`` up to ``base_lr``, then linear or cosine down to ``end_lr``.
+
+    Args:
+        base_lr: the highest rate, reached at ``warmup_steps``.
+        step: optimizer steps done.
+        warmup_steps: 0 for none, fewer than ``max_steps``.
+        max_steps: the rate stays at ``end_lr`` from here on.
+        shape: of the way down.
+        start_lr, end_lr: in [0, ``base_lr``].
+
+    Raises:
+        ValueError: a constant is out of range, or another shape.
+    """
+    if not 0 <= warmup_steps < max_steps or not (
+        0 <= min(start_lr, end_lr) <= max(start_lr, end_lr) <= base_lr
+    ):
+        raise ValueError(
+            f"task.schedule: needs 0 <= warmup_steps < max_steps and rates between 0 and lr; got "
+            f"{warmup_steps}, {max_steps}, start_lr={start_lr}, end_lr={end_lr}, lr={base_lr}"
+        )
+    if shape not in ("linear", "cosine"):
+        raise ValueError(f"task.schedule.shape={shape}: choose linear or cosine")
+    if step < warmup_steps:
+        return start_lr + (base_lr - start_lr) * step / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / (max_steps - warmup_steps))
+    left = 1.0 - progress if shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return end_lr + (base_lr - end_lr) * left

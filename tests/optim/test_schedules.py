@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ssl_audio.optim.schedules import eden_lr
+from ssl_audio.optim.schedules import eden_lr, warmup_decay_lr
 
 
 def test_warm_up_is_linear_then_over() -> None:
@@ -25,3 +25,30 @@ def test_late_rates_fall_with_the_square_root() -> None:
 def test_wrong_constants_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         eden_lr(1.0, 0, 0.0, **({"lr_batches": 1.0, "lr_epochs": 1.0} | wrong))
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_warm_up_and_decay_pass_through_their_three_rates(shape):
+    rates = [
+        warmup_decay_lr(5e-4, step, 32, 400, shape=shape, start_lr=1e-5, end_lr=1e-6)
+        for step in range(500)
+    ]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[32] == pytest.approx(5e-4)
+    assert max(rates) == rates[32]
+    assert rates[216] == pytest.approx((5e-4 + 1e-6) / 2)  # half-way down
+    assert rates[400:] == [pytest.approx(1e-6)] * 100
+    assert rates[:33] == sorted(rates[:33])
+    assert rates[32:] == sorted(rates[32:], reverse=True)
+
+
+def test_without_warm_up_it_starts_at_the_top():
+    assert warmup_decay_lr(1.0, 0, 0, 10) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"warmup_steps": 10}, {"end_lr": 2.0}, {"start_lr": -1.0}])
+def test_a_schedule_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"task\.schedule: needs 0 <= warmup_steps < max_steps"):
+        warmup_decay_lr(1.0, 0, **{"warmup_steps": 2, "max_steps": 10} | wrong)
+    with pytest.raises(ValueError, match=r"task\.schedule\.shape=square"):
+        warmup_decay_lr(1.0, 0, 1, 10, shape="square")
