@@ -44,6 +44,7 @@ ENCODERS = {
     "mfcc": "ssl_audio.models.spectral:MfccEncoder",
     "log_spectrum": "ssl_audio.models.spectral:LogSpectrumEncoder",
     "hubert": "ssl_audio.models.hubert:HubertEncoder",
+    "sdhubert": "ssl_audio.models.sdhubert:SdHubertEncoder",
     "torchaudio": "ssl_audio.models.torchaudio_encoder:TorchaudioEncoder",
     "huggingface": "ssl_audio.models.huggingface_encoder:HuggingFaceEncoder",
     "dasheng": "ssl_audio.models.dasheng_encoder:DashengEncoder",

@@ -49,14 +49,15 @@ def span_mask(
     mask = np.zeros((len(sizes), max(sizes) if max_length is None else max_length), dtype=bool)
     for row, size, index in zip(mask, sizes, indices, strict=True):
         rng = sample_generator(seed, purpose, index)
-        starts = _span_starts(rng, size, prob, span, min_masks)
-        row[:size][_covered(starts, span, size)] = True
+        starts = span_starts(rng, size, prob, span, min_masks)
+        row[:size][covered(starts, span, size)] = True
     return torch.from_numpy(mask).to(lengths.device)
 
 
-def _span_starts(
-    rng: np.random.Generator, size: int, prob: float, span: int, min_masks: int
+def span_starts(
+    rng: np.random.Generator, size: int, prob: float, span: int, min_masks: int = 0
 ) -> np.ndarray:
+    """First positions of the spans of one clip of ``size`` positions; see ``span_mask``."""
     num_spans = int(prob * size / span + rng.random())
     num_spans = min(max(num_spans, min_masks), size // span)
     # A start range with fewer places than spans is widened; such spans are cut at the clip's end.
@@ -64,7 +65,8 @@ def _span_starts(
     return rng.choice(num_places, num_spans, replace=False)
 
 
-def _covered(starts: np.ndarray, span: int, size: int) -> np.ndarray:
+def covered(starts: np.ndarray, span: int, size: int) -> np.ndarray:
+    """The positions below ``size`` that lie in spans, repeated where spans overlap."""
     positions = (starts[:, None] + np.arange(span)).ravel()
     return positions[positions < size]
 

@@ -71,6 +71,13 @@ def encoder_tensors(content: Any, source: object) -> dict[str, Tensor]:
     return tensors
 
 
+def aggregator(content: Any) -> Tensor | None:
+    """SD-HuBERT's aggregator in a file's content, beside the encoder."""
+    tensors = _tensors(content)
+    found = [x for name, x in tensors.items() if name.rpartition(".")[2] == "cls_token"]
+    return found[0] if found else None
+
+
 def current_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors with today's names of the weight norm."""
     return {WEIGHT_NORM.get(name, name): x for name, x in state_dict.items()}

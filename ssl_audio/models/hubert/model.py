@@ -153,11 +153,18 @@ class HubertEncoder(Encoder):
         Without padding in the batch no lengths come back, and nothing has to be masked. There is
         always at least one frame, however short the clips.
         """
+        x, num_frames = self.convolve(features, lengths)
+        return self.feature_projection(x), num_frames
+
+    def convolve(
+        self, features: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The convolutions alone: (B, T, C), and valid frames as ``project`` gives them."""
         if lengths is not None and not _has_padding(lengths, features.shape[1]):
             lengths = None
         exact = lengths if self._config.padding == "exact" else None
         x = padding.padded_to(features, padding.receptive_field(self.conv_layers))
-        x = self.feature_projection(self.feature_extractor(x, exact).transpose(1, 2))
+        x = self.feature_extractor(x, exact).transpose(1, 2)
         return x, None if lengths is None else self.num_frames(lengths)
 
     def masked(self, projected: Tensor, time_mask: Tensor) -> Tensor:

@@ -39,10 +39,11 @@ class Attention(nn.Module):
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         self.num_heads, self.dropout = config.num_attention_heads, config.attention_dropout
-        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (
-            _linear(config.hidden_size, config.hidden_size, config.initializer_range)
-            for _ in range(4)
-        )
+        dim, std = config.hidden_size, config.initializer_range
+        self.k_proj = _linear(dim, dim, std)
+        self.v_proj = _linear(dim, dim, std)
+        self.q_proj = _linear(dim, dim, std)
+        self.out_proj = _linear(dim, dim, std)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, D); ``mask`` (B, 1, 1, T) bool, True for keys that may be seen."""
@@ -109,27 +110,37 @@ class Trunk(nn.Module):
             prefix: (D,) put before the first frame, after the positional convolution; outputs then
                 have T + 1 positions (SD-HuBERT's aggregator).
         """
-        x = self.embed(x, lengths)
+        x, lengths = self.embed(x, lengths, prefix)
+        return self.transform(x, lengths)
+
+    def embed(
+        self, x: Tensor, lengths: Tensor | None, prefix: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The first layer's input and its valid positions: padding becomes zeros, then positions
+        are added, then ``prefix`` is put in front."""
+        if lengths is not None:
+            x = x * valid_mask(lengths, x.shape[1])[:, :, None]
+        x = self.dropout(self.layer_norm(x + self.pos_conv_embed(x)))
         if prefix is not None:
             x = torch.cat([prefix.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
             lengths = None if lengths is None else lengths + 1
-        return self.transform(x, lengths)
+        return x, lengths
 
-    def embed(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Padding becomes zeros; then positions are added, (B, T, D)."""
-        if lengths is not None:
-            x = x * valid_mask(lengths, x.shape[1])[:, :, None]
-        return self.dropout(self.layer_norm(x + self.pos_conv_embed(x)))
+    def transform(
+        self, x: Tensor, lengths: Tensor | None, layers: nn.ModuleList | None = None
+    ) -> tuple[Tensor, ...]:
+        """The layers: their input and each one's output, (B, T, D).
 
-    def transform(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
-        """The layers: their input and each one's output, (B, T, D)."""
+        Args:
+            layers: a teacher's, in place of the own ones.
+        """
         mask = None
         if lengths is not None:
             # A clip without a single frame sees one, lest its softmax be NaN.
             mask = valid_mask(lengths.clamp_min(1), x.shape[1])[:, None, None]
         states = [x]
-        for layer in self.layers:
-            x = skipped(layer, x) if is_dropped(self.layerdrop, self.training) else layer(x, mask)
+        for layer in self.layers if layers is None else layers:
+            x = skipped(layer, x) if is_dropped(self.layerdrop, layer.training) else layer(x, mask)
             states.append(x)
         return tuple(states)
 
