@@ -39,7 +39,13 @@ class PatchMask:
 
 
 def draw_patch_mask(
-    lengths: Tensor, sample_index: Tensor, seed: int, *, mask_ratio: float, purpose: str
+    lengths: Tensor,
+    sample_index: Tensor,
+    seed: int,
+    *,
+    mask_ratio: float,
+    purpose: str,
+    num_patches: int | None = None,
 ) -> PatchMask:
     """Mask ``mask_ratio`` of each clip's patches, uniformly at random.
 
@@ -49,11 +55,13 @@ def draw_patch_mask(
         seed: the run's seed.
         mask_ratio: share of the valid patches that is hidden, in [0, 1).
         purpose: name of the random stream; training and validation need different ones.
+        num_patches: P, the longest clip when None.
 
     Raises:
         ValueError: ``mask_ratio`` outside [0, 1).
     """
-    noise = torch.zeros(len(lengths), int(lengths.max()))
+    longest = int(lengths.max()) if num_patches is None else num_patches
+    noise = torch.zeros(len(lengths), longest)
     for row, size, index in zip(noise, lengths.tolist(), sample_index.tolist(), strict=True):
         rng = sample_generator(seed, purpose, index)
         row[:size] = torch.from_numpy(rng.random(size, dtype="float32"))
@@ -76,7 +84,7 @@ def keep_lowest(noise: Tensor, lengths: Tensor, mask_ratio: float) -> PatchMask:
     num_visible = torch.maximum(wanted, lengths.clamp(max=1))
     order = noise.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
     visible = torch.zeros_like(valid).scatter(1, order, valid_mask(num_visible, num_patches))
-    widest = int(num_visible.max())
+    widest = max(1, int(num_visible.max()))  # an encoder needs something to look at
     # Stable and descending: the visible patches come first, in their own order.
     positions = visible.int().argsort(dim=1, descending=True, stable=True)[:, :widest]
     positions = positions.masked_fill(~valid_mask(num_visible, widest), 0)
