@@ -1,0 +1,1 @@
+"""HEAR: preprocessed task folders, embeddings, and the shallow networks that score them."""
