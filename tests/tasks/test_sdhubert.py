@@ -1,0 +1,115 @@
+"""Tiny fits: what is frozen, what the teacher follows, what does not change anything."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from ssl_audio.models.sdhubert import SdHubertEncoder
+from ssl_audio.stages.common import seeded
+from ssl_audio.tasks.sdhubert import SdHubertTask
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def make_task(tiny_hubert):
+    def build(**changes):
+        settings = {
+            "head": {"inner_dim": 12, "num_classes": 10},
+            "ema_decay": 0.5,
+            "student_temperature": 0.2,
+            "teacher_temperature": 0.05,
+            "center_momentum": 0.9,
+            "perturbation": {
+                "masks": [(0.4, 0.2, 10), (0.4, 0.3, 5)],
+                "stretch_prob": 0.2,
+                "stretch_split": (0.2, 0.8),
+                "stretch_scale": (0.8, 1.5),
+            },
+            "optimizer": {"lr": 1e-3, "clip_norm": 0.5},
+            "schedule": {"warmup_steps": 0, "end_lr": 1e-4, "shape": "cosine"},
+            "seed": 3,
+            "max_steps": 4,
+        }
+        with seeded(5):
+            return SdHubertTask(tiny_hubert(SdHubertEncoder), **settings | changes)
+
+    return build
+
+
+def test_layers_and_heads_move_and_the_front_stands_still(program, make_task):
+    task = make_task()
+    before = copy.deepcopy(task.state_dict())
+    seen = program.fit(task, program.make_batches(4))
+    assert all(map(math.isfinite, seen.losses))
+    after = task.state_dict()
+    moved = {name for name, x in after.items() if not torch.equal(x, before[name])}
+    assert not any("feature_extractor" in name or "pos_conv" in name for name in moved)
+    for name in (
+        "encoder.cls_token",
+        "encoder.feature_projection.projection.weight",
+        "encoder.encoder.layers.1.attention.q_proj.weight",
+        "head.layers.0.weight",
+        "teacher.module.layers.1.attention.q_proj.weight",
+        "teacher.module.head.layers.0.weight",
+        "center.center",
+    ):
+        assert name in moved
+    # one more step of a decay of 0.5 lies half way
+    ours, theirs = after["teacher.module.head.layers.0.weight"], after["head.layers.0.weight"]
+    expected = (ours + theirs) / 2
+    task.teacher.update(task._followed())
+    torch.testing.assert_close(task.teacher.module["head"].layers[0].weight, expected)
+
+
+def test_every_trained_weight_gets_a_gradient(program, make_task):
+    task = make_task()
+    batch = program.make_batches(1)[0]
+    student, teacher = task._logits(batch, "train")
+    assert not teacher.requires_grad
+    task._loss(student, teacher, task.center.update(teacher)).sum().backward()
+    without = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_the_same_clip_gives_the_same_views_in_any_batch(program, make_task):
+    task = make_task().eval()
+    batch = program.make_batches(1, seed=2)[0]
+    whole = task._logits(batch, "train")[0]
+    for row in range(len(batch)):
+        length = int(batch.lengths[row])
+        alone = type(batch)(
+            waveforms=batch.waveforms[row : row + 1, :length],
+            lengths=batch.lengths[row : row + 1],
+            domains=batch.domains[row : row + 1],
+            sample_index=batch.sample_index[row : row + 1],
+            ids=batch.ids[row : row + 1],
+        )
+        torch.testing.assert_close(
+            task._logits(alone, "train")[0][0], whole[row], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_resumed_state_gives_the_same_step(program, make_task):
+    first, second = make_task(), make_task()
+    batches = program.make_batches(3)
+    program.fit(first, batches[:2], steps=2)
+    second.load_state_dict(first.state_dict())
+    for task in (first, second):
+        task.begin_step(batches[2])
+        task._logged = task._logits(batches[2], "train")
+    for ours, theirs in zip(first._logged, second._logged, strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(first.center.center, second.center.center)
+    assert bool(second.center.started)
+
+
+def test_arguments_out_of_range(make_task):
+    with pytest.raises(ValueError, match="teacher_temperature=0"):
+        make_task(teacher_temperature=0)
+    with pytest.raises(ValueError, match="decay is 2"):
+        make_task(ema_decay=2.0)
