@@ -55,6 +55,7 @@ TOKENIZERS = {
     "beats_tokenizer": "ssl_audio.tokenizers.distilled:DistilledTokenizer",
     "kmeans": "ssl_audio.tokenizers.kmeans:KMeansTokenizer",
     "syllables": "ssl_audio.tokenizers.syllable_tokenizer:SyllableTokenizer",
+    "min_cut": "ssl_audio.tokenizers.min_cut_labels:MinCutTokenizer",
 }
 
 SCHEMES = ("torchaudio", "hf", "dasheng")
