@@ -13,7 +13,7 @@ import numpy as np
 Distance = Literal["cosine", "euclidean"]
 Pooling = Literal["none", "mean"]
 
-MAX_CELLS = 2_000_000  # frame distances in memory at a time
+MAX_CELLS = 200_000  # frame distances at a time; a few MB stay in a CPU's cache
 
 
 class PairDistances:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -44,6 +44,9 @@ class CodebookUse:
     def entropy_bits(self) -> float:
         return self.entropy_nats / math.log(2)
 
+    def to_dict(self) -> dict[str, float]:
+        return {**asdict(self), "entropy_bits": self.entropy_bits}
+
 
 @dataclass(frozen=True, slots=True)
 class LabelAgreement:
@@ -76,6 +79,10 @@ class LabelAgreement:
     def code_information(self) -> float:
         """Mutual information / code entropy: share of the code that the label tells."""
         return _ratio(self.mutual_information, self.code_entropy)
+
+    def to_dict(self) -> dict[str, float]:
+        shares = {"pnmi": self.pnmi, "code_information": self.code_information}
+        return {**asdict(self), **shares}
 
 
 def codebook_use(codes: np.ndarray, codebook_size: int) -> CodebookUse:
