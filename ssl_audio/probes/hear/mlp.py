@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,12 @@ class MLPStack(nn.Module):
         points: G points of one depth, width and dropout.
         seed: of the initial weights and the dropout masks.
         device: where the networks live.
+        bf16: multiply by hidden weights in bfloat16, twice as fast where the processor can;
+            weights, norms and sums stay float32.
     """
+
+    weight0: nn.Parameter
+    bias0: nn.Parameter
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class MLPStack(nn.Module):
         points: Sequence[GridPoint],
         seed: int = 0,
         device: torch.device | str = "cpu",
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -48,7 +54,7 @@ class MLPStack(nn.Module):
         assert {(p.hidden_layers, p.hidden_dim, p.dropout) for p in points} == {
             (first.hidden_layers, first.hidden_dim, first.dropout)
         }
-        self.points, self.dropout = list(points), first.dropout
+        self.points, self.dropout, self.bf16 = list(points), first.dropout, bf16
         self.masks = torch.Generator(device).manual_seed(seed)
         self.num_layers = first.hidden_layers
         sizes = [num_features, *[first.hidden_dim] * first.hidden_layers, num_classes]
@@ -70,16 +76,15 @@ class MLPStack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) to logits (G, N, C)."""
-        h = x.expand(len(self.points), *x.shape)
+        h = self._first_linear(x)
         for layer in range(self.num_layers):
-            h = self._normalised(self._linear(h, layer), layer)
-            if self.training and self.dropout > 0:
-                kept = (
-                    torch.rand(h.shape[1:], generator=self.masks, device=h.device) >= self.dropout
-                )
-                h = h * (kept / (1 - self.dropout))
-            h = torch.relu(h)
-        return self._linear(h, self.num_layers)
+            h = torch.relu(self._dropped(self._normalised(h, layer)))
+            weight, bias = (
+                self.get_parameter(f"weight{layer + 1}"),
+                self.get_parameter(f"bias{layer + 1}"),
+            )
+            h = self._product(torch.bmm, h, weight) + bias[:, None]
+        return h
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all networks but ``rows``."""
@@ -100,15 +105,25 @@ class MLPStack(nn.Module):
         for name, theirs in self._names():
             own[name].copy_(torch.stack([_oriented(state[theirs]) for state in states]))
 
-    def _linear(self, h: Tensor, layer: int) -> Tensor:
-        weight, bias = self.get_parameter(f"weight{layer}"), self.get_parameter(f"bias{layer}")
-        if layer:
-            return torch.baddbmm(bias[:, None], h, weight)
-        groups, features, width = weight.shape  # all networks see the same input: one product
-        joined = weight.transpose(0, 1).reshape(features, groups * width)
-        return (
-            torch.addmm(bias.flatten(), h[0], joined).unflatten(1, (groups, width)).transpose(0, 1)
-        )
+    def _first_linear(self, x: Tensor) -> Tensor:
+        """(N, D) to (G, N, H) in one product, as all networks see the same input."""
+        groups, features, width = self.weight0.shape
+        joined = self.weight0.transpose(0, 1).reshape(features, groups * width)
+        out = self._product(torch.mm, x, joined) + self.bias0.flatten()
+        return out.unflatten(1, (groups, width)).transpose(0, 1).contiguous()
+
+    def _dropped(self, h: Tensor) -> Tensor:
+        if not self.training or self.dropout == 0:
+            return h
+        kept = torch.rand(h.shape[1:], generator=self.masks, device=h.device) >= self.dropout
+        return h * (kept / (1 - self.dropout))
+
+    def _product(
+        self, multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor
+    ) -> Tensor:
+        if self.bf16:
+            return multiply(a.bfloat16(), b.bfloat16()).float()
+        return multiply(a, b)
 
     def _normalised(self, h: Tensor, layer: int) -> Tensor:
         mean, var = self.get_buffer(f"mean{layer}"), self.get_buffer(f"var{layer}")

@@ -155,6 +155,7 @@ def run_rotations(
     protocol: ProtocolName,
     seed: int = 42,
     device: torch.device | str = "cpu",
+    bf16: bool = False,
 ) -> list[FoldScore]:
     """Trains and tests every rotation.
 
@@ -172,7 +173,7 @@ def run_rotations(
     scores: list[FoldScore] = []
     for rotation in rotations:
         train, valid, test = (joined([data[name] for name in names]) for names in rotation)
-        winner, score = _run(problem, train, valid, test, points, protocol, seed, device)
+        winner, score = _run(problem, train, valid, test, points, protocol, seed, device, bf16)
         scores.append(score)
         if protocol == "heareval":
             points = [winner]
@@ -209,6 +210,7 @@ def _run(
     protocol: ProtocolName,
     seed: int,
     device: torch.device | str,
+    bf16: bool,
 ) -> tuple[GridPoint, FoldScore]:
     _check(problem, train, valid, test)
     inputs = [part.x for part in (train, valid, test)]
@@ -232,6 +234,7 @@ def _run(
         schedule=problem.schedule,
         shuffle=protocol == "ours",
         seed=seed,
+        bf16=bf16,
     )
     winner = max(tried, key=lambda trained: trained.score)
     predicted = predict(winner, test_x, len(problem.labels), problem.multilabel)

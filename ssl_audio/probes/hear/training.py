@@ -47,6 +47,7 @@ def train_grid(
     schedule: Schedule,
     shuffle: bool,
     seed: int,
+    bf16: bool = False,
 ) -> list[Trained[Choice]]:
     """Adam on every point, with early stopping; deterministic in ``seed``.
 
@@ -58,6 +59,7 @@ def train_grid(
         schedule: length of training.
         shuffle: anew in each epoch; else the given order.
         seed: of weights, masks and orders.
+        bf16: see ``MLPStack``.
 
     Raises:
         ValueError: fewer than two training examples (batch norm has no variance then).
@@ -67,7 +69,7 @@ def train_grid(
     results: dict[GridPoint, Trained[Choice]] = {}
     for members in _alike(points):
         results |= _train_stack(
-            members, train, valid, validate, multilabel, schedule, shuffle, seed
+            members, train, valid, validate, multilabel, schedule, shuffle, seed, bf16
         )
     return [results[point] for point in points]
 
@@ -98,10 +100,11 @@ def _train_stack(
     schedule: Schedule,
     shuffle: bool,
     seed: int,
+    bf16: bool,
 ) -> dict[GridPoint, Trained[Choice]]:
     generator = torch.Generator().manual_seed(seed)
     x, y = train
-    stack = MLPStack(x.shape[1], y.shape[1], points, seed, x.device)
+    stack = MLPStack(x.shape[1], y.shape[1], points, seed, x.device, bf16)
     adam = StackedAdam(stack)
     best: dict[GridPoint, Trained[Choice]] = {}
     waited = dict.fromkeys(points, 0)
