@@ -120,7 +120,8 @@ def extract(
     encoder = model if isinstance(model, Encoder) else hub.load_encoder(model)
     names = layer_names(layers, encoder)
     encoder = encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    features = EncoderLayers(encoder, names, torch.bfloat16 if bf16 else None)
+    autocast = torch.bfloat16 if bf16 else None
+    features = EncoderLayers(encoder, names, autocast, merge_patches=False)
     source = input if isinstance(input, Source) else open_input(input, split)
     windowing = windowing or Windowing()
     description = {

@@ -23,6 +23,8 @@ class Encoder(nn.Module, ABC):
         embed_dim: channels of ``EncoderOutput.frames``.
         num_layers: ``hidden_states`` has ``num_layers + 1`` entries, the first is the body's input.
         frame_rate: frames per second, Hz.
+        patches_per_row: consecutive frames that stand for the same stretch of time, by rising
+            frequency; 1 but for encoders of spectrogram patches.
     """
 
     kind: ClassVar[str]
@@ -30,6 +32,7 @@ class Encoder(nn.Module, ABC):
     embed_dim: int
     num_layers: int
     frame_rate: float
+    patches_per_row: int = 1
 
     @property
     @abstractmethod

@@ -49,6 +49,8 @@ class EncoderLayers:
         encoder: frozen or in training.
         layers: names to keep, ``last`` is the encoder's output; None keeps all.
         autocast: run the encoder in this precision; None leaves it in its own.
+        merge_patches: of an encoder of spectrogram patches give the mean over frequency, one frame
+            per stretch of time, instead of the patches.
 
     Raises:
         ValueError: an encoder for another sample rate; at the first batch, a layer that the encoder
@@ -60,6 +62,7 @@ class EncoderLayers:
         encoder: Encoder,
         layers: Sequence[str] | None = None,
         autocast: torch.dtype | None = None,
+        merge_patches: bool = True,
     ) -> None:
         if encoder.sample_rate != SAMPLE_RATE_HZ:
             raise ValueError(
@@ -67,26 +70,28 @@ class EncoderLayers:
                 f"{SAMPLE_RATE_HZ} Hz; use an encoder for {SAMPLE_RATE_HZ} Hz"
             )
         self.encoder, self.autocast = encoder, autocast
+        self.merged = encoder.patches_per_row if merge_patches else 1
         self.selected = None if layers is None else [str(layer) for layer in layers]
 
     @property
     def frame_rate(self) -> float:
-        return self.encoder.frame_rate
+        return self.encoder.frame_rate / self.merged
 
     @property
     def frame_offset_sec(self) -> float:
         """What a clip's frames do not cover, half of it: convolutions without padding lose as much
         at the beginning as at the end (35 ms in Zipformer, 2.5 ms in wav2vec 2.0)."""
         encoder, one_sec = self.encoder, self.encoder.sample_rate
-        samples = torch.arange(one_sec, one_sec + math.ceil(one_sec / encoder.frame_rate))
-        frames = encoder.num_frames(samples)
-        uncovered = samples / encoder.sample_rate - frames / encoder.frame_rate
+        samples = torch.arange(one_sec, one_sec + math.ceil(one_sec / self.frame_rate))
+        frames = encoder.num_frames(samples) // self.merged
+        uncovered = samples / encoder.sample_rate - frames / self.frame_rate
         return max(0.0, float(uncovered.min()) / 2)
 
     @property
     def key(self) -> str:
         precision = "" if self.autocast is None else f"-{self.autocast}"
-        return f"{content_hash(self.encoder)}-{self.selected}{precision}"
+        merged = "" if self.merged == 1 else f"-{self.merged} merged"
+        return f"{content_hash(self.encoder)}-{self.selected}{precision}{merged}"
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         device = device_of(self.encoder)
@@ -101,7 +106,13 @@ class EncoderLayers:
             if unknown:
                 raise ValueError(f"no layer {unknown[0]!r}; layers: {', '.join(layers)}")
             layers = {name: layers[name] for name in self.selected}
-        return layers, out.lengths
+        if self.merged == 1:
+            return layers, out.lengths
+        rows = {
+            name: x.unflatten(1, (-1, self.merged)).mean(2, dtype=torch.float32)
+            for name, x in layers.items()
+        }
+        return rows, out.lengths // self.merged
 
 
 class LogMelFrames:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ssl_audio.models.beats.model import BeatsEncoder
 from ssl_audio.probes.sources import EncoderLayers, LogMelFrames, untrained_twin
 
 
@@ -53,3 +54,23 @@ def test_frames_lie_in_the_middle_of_what_a_convolution_leaves(tiny_encoder, mon
     # 400 samples every 320, as in wav2vec 2.0: the first frame is centred at sample 200.
     monkeypatch.setattr(tiny_encoder, "num_frames", lambda n: (n - 400) // 320 + 1)
     assert EncoderLayers(tiny_encoder).frame_offset_sec == pytest.approx(200 / 16_000 - 0.01)
+
+
+def test_patches_of_one_stretch_of_time_are_merged():
+    torch.manual_seed(0)
+    encoder = BeatsEncoder(
+        encoder_layers=1,
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
+        encoder_attention_heads=2,
+        embed_dim=16,
+        conv_pos_groups=2,
+    ).eval()
+    waveforms, lengths = 0.1 * torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
+    patches, num_patches = EncoderLayers(encoder, merge_patches=False).layers(waveforms, lengths)
+    source = EncoderLayers(encoder)
+    rows, num_rows = source.layers(waveforms, lengths)
+    assert (num_patches == 8 * num_rows).all()
+    torch.testing.assert_close(rows["1"], encoder.time_rows(patches["1"]).mean(2))
+    assert source.frame_rate == 6.25
+    assert source.frame_offset_sec + 0.5 / 6.25 == pytest.approx(0.0875)
