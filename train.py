@@ -32,17 +32,18 @@ def run(config: DictConfig) -> Path:
         ValueError: something that the user can mend, in one line.
     """
     run_dir = Path(config.run_dir).absolute()
+    stages = build_stages(config)
     if config.trainer.fast_dev_run and rank_zero_only.rank == 0:
-        for name in config.stages:  # what a dry run leaves must not be taken for work
+        for name in stages:  # what a dry run leaves must not be taken for work
             shutil.rmtree(run_dir / name, ignore_errors=True)
-    run_stages(build_stages(config), RunContext(run_dir))
+    run_stages(stages, RunContext(run_dir))
     if rank_zero_only.rank == 0:
-        _summarise(run_dir)
+        _summarise(run_dir, config.result)
     return run_dir
 
 
-def _summarise(run_dir: Path) -> None:
-    """The probe table, and where everything lies."""
+def _summarise(run_dir: Path, result: str) -> None:
+    """The probe table, and where everything lies; ``result`` is the stage with the encoder."""
     results = run_dir / "probe" / "results.json"
     if results.exists():
         print_table(json.loads(results.read_text()))
@@ -50,7 +51,7 @@ def _summarise(run_dir: Path) -> None:
         ("run folder", run_dir),
         ("report", write_report(run_dir)),
         ("curves", f"tensorboard --logdir {run_dir}"),
-        ("encoder", run_dir / "student" / "export"),
+        ("encoder", run_dir / result / "export"),
     ):
         print(f"{label + ':':12}{value}")
 

@@ -19,7 +19,10 @@ from ssl_audio.pipeline import Stage, config_hash
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # Short names on the command line (data.root=DIR) that the section's own source interpolates.
-SOURCE_SHORTCUTS = frozenset({"root", "speech_root", "audio_root", "manifest", "path", "split"})
+SOURCE_SHORTCUTS = frozenset(
+    {"root", "speech_root", "audio_root", "manifest", "path", "split", "task"}
+)
+TOKEN_STAGE = "ssl_audio.stages.TokenStage"
 INSTANTIATE_KEYS = frozenset({"_target_", "_args_", "_convert_", "_partial_", "_recursive_"})
 
 
@@ -43,16 +46,65 @@ def _stage_configs(config: DictConfig) -> list[tuple[str, dict[str, Any]]]:
 
     Token extraction is for ``tokens=stored``; a dry run has nothing to probe.
     """
-    left_out = {"tokens"} if config.tokens == "online" else set()
-    if config.trainer.fast_dev_run:
-        left_out.add("probe")
     resolved = OmegaConf.to_container(config.stages, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name, stage in resolved.items():
+        if stage is not None:
+            repeated = "_repeat_" in stage
+            found += repeated_stages(stage) if repeated else [(str(name), stage)]
     return [
-        (str(name), stage)
-        for name, stage in resolved.items()
-        if stage is not None and name not in left_out
+        (name, stage)
+        for name, stage in found
+        if not (config.tokens == "online" and stage["_target_"] == TOKEN_STAGE)
+        and not (config.trainer.fast_dev_run and name == "probe")
     ]
+
+
+def repeated_stages(section: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Stages of the iterations 2 to ``_repeat_``, named NAME_2, NAME_3 ...
+
+    In their values "{i}" is the iteration and "{previous}" the one before; ``_changes_`` maps an
+    iteration to what differs in it, a part of the sections.
+
+    Raises:
+        ConfigError: not a number of iterations, or a change of one that there is not.
+    """
+    count, changes = section["_repeat_"], section["_changes_"]
+    if not isinstance(count, int) or count < 1:
+        raise ConfigError(f"iterations={count}: choose a whole number from 1 on")
+    changes = {str(number): change for number, change in changes.items()}
+    stages = {name: x for name, x in section.items() if not name.startswith("_")}
+    found = []
+    for i in range(2, count + 1):
+        change = changes.pop(str(i), {})
+        unknown = change.keys() - stages.keys()
+        if unknown:
+            raise ConfigError(f"changes.{i}.{min(unknown)}: the stages are {', '.join(stages)}")
+        for name, stage in stages.items():
+            filled = _filled(stage, {"{i}": str(i), "{previous}": str(i - 1)})
+            found.append((f"{name}_{i}", _merged(filled, change.get(name, {}))))
+    if changes:
+        raise ConfigError(f"changes.{min(changes)}: choose an iteration from 2 to {count}")
+    return found
+
+
+def _filled(value: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(x, words) for key, x in value.items()}
+    if isinstance(value, str):
+        for word, meaning in words.items():
+            value = value.replace(word, meaning)
+    return value
+
+
+def _merged(section: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(section)
+    for key, value in change.items():
+        old = section.get(key)
+        nested = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(old, value) if nested else value  # type: ignore[arg-type]
+    return merged
 
 
 def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
@@ -145,7 +197,7 @@ def check_command_line(overrides: Sequence[str]) -> None:
             config = compose("train", list(overrides))
             known = compose("train", [o for o in overrides if o.startswith("experiment=")])
         for key in map(str, config):
-            if key not in known:
+            if key not in known.keys():  # noqa: SIM118 (a missing value is not "in" it)
                 raise ConfigError(f"unknown key {key}{_nearest(key, list(map(str, known)))}")
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -170,6 +222,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{match[1]} is not a key of this experiment{meant}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} has no value; add {match[1]}=…"
+    if match := re.search(r"ConfigError raised while resolving interpolation: (.*)", text):
+        return match[1]  # of a resolver of ours
     return _last_line(error)
 
 

@@ -27,7 +27,29 @@ register_resolvers()
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS_FILE = Path(__file__).with_name("config_keys.txt")
-EXPERIMENTS, SCALES = options("experiment"), options("scale")
+EXPERIMENTS = options("experiment")
+# What an experiment cannot do without.
+NEEDED = {
+    "finetune": ["model.source=ENCODER", "data.root=DIR", "data.task=TASK"],
+    "finetune_multilabel": ["model.source=ENCODER", "data.root=DIR", "data.task=TASK"],
+    "spear_from_beats": ["teacher=ENCODER"],
+}
+SPEAR = ["speech_quantizer", "audio_quantizer", "tokens", "student", "probe"]
+BEATS = [f"{name}_{i}" for i in (1, 2) for name in ("tokenizer", "tokens", "encoder")] + ["probe"]
+STAGES = {
+    "beats": BEATS,
+    "finetune": ["finetune"],
+    "finetune_multilabel": ["finetune"],
+    "spear_audio": SPEAR[1:],
+    "spear_from_beats": SPEAR,
+    "spear_speech": [SPEAR[0], *SPEAR[2:]],
+    "spear_unified": SPEAR,
+}
+SCALES = [
+    (experiment, scale)
+    for experiment in EXPERIMENTS
+    for scale in options(f"scale/{experiment.split('_')[0]}")
+]
 # Every group option whose keys a user may have in a script.
 KEY_SETS = [
     *([f"experiment={experiment}"] for experiment in EXPERIMENTS),
@@ -67,24 +89,47 @@ def run_train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(("experiment", "scale"), SCALES)
 def test_every_experiment_composes_at_every_scale(experiment, scale):
-    overrides = (f"experiment={experiment}", f"scale={scale}")
+    overrides = (f"experiment={experiment}", f"scale={scale}", *NEEDED.get(experiment, []))
     check_command_line(overrides)
     config = resolved(*overrides)
     assert (config["experiment_name"], config["scale_name"]) == (experiment, scale)
-    stages = build_stages(composed(*overrides, "tokens=stored"))
-    domains = {"spear_speech": ["speech"], "spear_audio": ["audio"]}
-    expected = [f"{name}_quantizer" for name in domains.get(experiment, ["speech", "audio"])]
-    assert list(stages) == [*expected, "tokens", "student", "probe"]
+    assert list(build_stages(composed(*overrides, "tokens=stored"))) == STAGES[experiment]
+
+
+def test_beats_takes_any_number_of_iterations():
+    def sections(*overrides):
+        three = ("experiment=beats", "iterations=3", "tokens=online")
+        return {name: x for name, (_, x) in build_stages(composed(*three, *overrides)).items()}
+
+    stages = sections()
+    expected = [f"{name}_{i}" for i in (1, 2, 3) for name in ("tokenizer", "encoder")]
+    assert list(stages) == [*expected, "probe"]
+    for i in (2, 3):
+        assert stages[f"tokenizer_{i}"]["teacher"] == f"stage:encoder_{i - 1}"
+        assert stages[f"encoder_{i}"]["tokenizers"] == {"labels": f"stage:tokenizer_{i}"}
+        assert stages[f"encoder_{i}"]["token_stage"] == f"tokens_{i}"
+    assert stages["probe"]["encoder"] == "stage:encoder_3"
+    assert list(sections("iterations=1")) == ["tokenizer_1", "encoder_1", "probe"]
+
+    plus = sections(
+        "+changes.3.tokenizer.teacher=finetuned",
+        "+changes.3.encoder.start=stage:encoder_2",
+        "+changes.2.tokenizer.task.optimizer.lr=0.5",
+    )
+    assert plus["tokenizer_3"]["teacher"] == "finetuned"
+    assert plus["encoder_3"]["start"] == "stage:encoder_2"
+    rates = [plus[f"tokenizer_{i}"]["task"]["optimizer"]["lr"] for i in (2, 3)]
+    assert rates == [0.5, stages["tokenizer_3"]["task"]["optimizer"]["lr"]]
 
 
 def config_keys() -> str:
     """The dotted paths that exist with any of ``KEY_SETS``, one a line."""
     found: set[str] = set()
     for overrides in KEY_SETS:
-        found.update(_leaves(OmegaConf.to_container(composed(*overrides))))
+        needed = NEEDED.get(overrides[0].removeprefix("experiment="), [])
+        found.update(_leaves(OmegaConf.to_container(composed(*overrides, *needed))))
     return "".join(f"{key}\n" for key in sorted(found))
 
 
@@ -105,7 +150,7 @@ def test_the_set_of_config_keys_is_frozen():
 
 
 WRONG = [
-    ([], "choose an experiment: experiment=spear_audio|spear_speech|spear_unified"),
+    ([], "choose an experiment: experiment=beats|finetune|"),
     (["experiment=spear_unifed"], "experiment=spear_unifed does not exist; choose one of "),
     (["experiment="], "experiment= does not exist; choose one of "),
     (["experiment=spear_unified", "scale=bse"], "scale=bse does not exist; choose one of base, "),
@@ -126,6 +171,9 @@ WRONG = [
     (["experiment=spear_unified", "seed=0,1"], "add --multirun to your command line"),
     (["experiment=spear_unified", "data=huggingface"], "data.path has no value; add data.path=…"),
     (["experiment=spear_unified", "task.max_steps=${nothing}"], "key 'nothing' not found"),
+    (["experiment=spear_from_beats"], "teacher has no value; add teacher=…"),
+    (["experiment=finetune"], "has no value; add "),
+    (["experiment=beats", "scale=xlarge"], "scale/beats=xlarge does not exist; choose one of base"),
 ]  # fmt: skip
 
 
@@ -165,6 +213,20 @@ def test_a_wrong_value_or_argument_is_found_before_the_first_stage(override, mes
     check_command_line(overrides)  # composes: only the code knows better
     with pytest.raises(ConfigError) as caught:
         build_stages(composed(*overrides))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("iterations=0", "iterations=0: choose a whole number from 1 on"),
+        ("+changes.4.encoder.seed=1", "changes.4: choose an iteration from 2 to 2"),
+        ("+changes.2.encodr.seed=1", "changes.2.encodr: the stages are tokenizer, tokens, encoder"),
+    ],
+)
+def test_a_wrong_iteration_is_one_line(override, message):
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(["experiment=beats", override])
     assert str(caught.value) == message
 
 

@@ -157,7 +157,7 @@ class Program:
                 logged and validated after its checkpoint.
         """
         found: dict[str, dict[int, float]] = {}
-        files = (self.run_dir(name) / "tensorboard").glob("events.*")
+        files = (self.run_dir(name) / "student" / "tensorboard").glob("events.*")
         for file in sorted(files, key=lambda file: int(file.name.split(".")[3])):
             log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
             for tag in log.Tags()["scalars"]:

@@ -78,6 +78,7 @@ class DataModule(LightningDataModule):
         self.source = source
         self.seed = seed
         self.batch_sec = batch_sec
+        self.min_sec = min_sec
         self.crop = crop
         self.num_workers = num_workers
         self.multiprocessing_context = multiprocessing_context

@@ -29,6 +29,7 @@ class LabelledSource(FileSource):
         cache_dir: keeps the clips' lengths.
 
     Attributes:
+        name: of the task.
         labels: class names, sorted.
         targets: (n, C) float32, 1.0 where a clip has the label.
 
@@ -58,6 +59,7 @@ class LabelledSource(FileSource):
             clips += [_of_split(clip, split, max_sec) for clip in listed.clips]
             skipped += listed.skipped
         super().__init__(clips, skipped)
+        self.name = task
         labels = [_labels(clip, folder) for clip in clips]
         in_train = [row for row, clip in zip(labels, clips, strict=True) if _split(clip) == TRAIN]
         self.labels = tuple(sorted({name for row in in_train for name in row}))

@@ -34,6 +34,7 @@ def run_probes(
     suite: ProbeSuite,
     *,
     untrained: Encoder | None = None,
+    others: Mapping[str, Encoder] | None = None,
     baselines: Sequence[str] = BASELINES,
     layers: Sequence[str] | None = None,
     settings: ProbeSettings | None = None,
@@ -46,6 +47,7 @@ def run_probes(
         encoder: to probe; left as it was found.
         suite: the tasks.
         untrained: the encoder's own initial state; by default one freshly initialised.
+        others: further encoders by the name of their column.
         baselines: which of "untrained" and "log-mel" to run.
         layers: names of hidden states to probe; None probes all and chooses on valid.
         settings: how to probe.
@@ -63,6 +65,7 @@ def run_probes(
         sources[UNTRAINED] = EncoderLayers(untrained or untrained_twin(encoder), layers)
     if LOG_MEL in baselines:
         sources[LOG_MEL] = LogMelFrames(device=device_of(encoder))
+    sources |= {name: EncoderLayers(other, layers) for name, other in (others or {}).items()}
     return probe_sources(sources, suite, settings=settings, cache_dir=cache_dir, progress=progress)
 
 

@@ -1,8 +1,19 @@
 """The stages that experiments are made of."""
 
+from ssl_audio.stages.distillation import DistillationStage
+from ssl_audio.stages.finetune import FinetuneStage
 from ssl_audio.stages.probe import ProbeStage
 from ssl_audio.stages.quantizer import QuantizerStage
+from ssl_audio.stages.random_projection import RandomProjectionStage
 from ssl_audio.stages.student import StudentStage
 from ssl_audio.stages.tokens import TokenStage
 
-__all__ = ["ProbeStage", "QuantizerStage", "StudentStage", "TokenStage"]
+__all__ = [
+    "DistillationStage",
+    "FinetuneStage",
+    "ProbeStage",
+    "QuantizerStage",
+    "RandomProjectionStage",
+    "StudentStage",
+    "TokenStage",
+]

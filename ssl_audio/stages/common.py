@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from ssl_audio import hub
+from ssl_audio.checkpoints import load_strict
 from ssl_audio.config import SOURCE_SHORTCUTS, construct
 from ssl_audio.data.datamodule import DataModule
-from ssl_audio.models.zipformer.model import Zipformer
+from ssl_audio.models.encoder import Encoder
 
 
 def build_data(section: Mapping[str, Any], seed: int) -> DataModule:
@@ -34,15 +35,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def build_student(model: Mapping[str, Any]) -> Zipformer:
-    """A fresh encoder.
+def build_encoder(model: Mapping[str, Any], start: str | None = None) -> Encoder:
+    """An encoder of ``kind`` and ``config``.
+
+    Args:
+        model: the section.
+        start: a ``load_encoder`` source whose weights it begins with; None for fresh ones.
 
     Raises:
-        ValueError: an architecture that SPEAR's objective cannot train.
+        ValueError: an unknown kind or config, or weights of another architecture.
     """
-    encoder = hub.build(model, "model")
-    if not isinstance(encoder, Zipformer):
-        raise ValueError(f"model.kind={model['kind']}: SPEAR trains a zipformer")
+    encoder: Encoder = hub.build(model, "model")
+    if start is not None:
+        load_strict(encoder, hub.load_encoder(start).state_dict(), start)
     return encoder
 
 

@@ -10,7 +10,7 @@ from ssl_audio import hub
 from ssl_audio.config import construct
 from ssl_audio.pipeline import RunContext, Stage
 from ssl_audio.probes.runner import run_probes, write_results
-from ssl_audio.stages.common import build_student, seeded
+from ssl_audio.stages.common import build_encoder, seeded
 
 
 class ProbeStage(Stage):
@@ -18,6 +18,7 @@ class ProbeStage(Stage):
 
     Args:
         encoder: an export or ``stage:NAME``.
+        others: column name to further encoders, to compare with.
         model: section that the student was built from.
         suite: section of the probe suite.
         settings: section of ``ProbeSettings``.
@@ -30,22 +31,27 @@ class ProbeStage(Stage):
     def __init__(
         self,
         encoder: str,
+        others: Mapping[str, str],
         model: Mapping[str, Any],
         suite: Mapping[str, Any],
         settings: Mapping[str, Any],
         cache_dir: str,
         seed: int,
     ) -> None:
-        self.encoder, self.model, self.seed = encoder, model, seed
+        self.encoder, self.others, self.model, self.seed = encoder, others, model, seed
         self.suite, self.settings, self.cache_dir = suite, settings, cache_dir
 
     def run(self, directory: Path, context: RunContext) -> None:
         with seeded(self.seed):
-            untrained = build_student(self.model)
+            untrained = build_encoder(self.model)
         results = run_probes(
             hub.load_encoder(context.resolve(self.encoder)),
             construct(self.suite, "probe.suite"),
             untrained=untrained.eval(),
+            others={
+                name: hub.load_encoder(context.resolve(source))
+                for name, source in self.others.items()
+            },
             settings=construct(self.settings, "probe.settings"),
             cache_dir=self.cache_dir,
             progress=True,

@@ -1,4 +1,4 @@
-"""Pre-train the student: one Lightning fit, resumed from its newest checkpoint."""
+"""Pre-train an encoder: one Lightning fit, resumed from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
-
 from ssl_audio import hub
-from ssl_audio.checkpoint_io import AtomicCheckpointIO, latest_checkpoint
 from ssl_audio.config import construct
 from ssl_audio.data.token_store import TokenStore
 from ssl_audio.pipeline import RunContext, Stage, global_rank, provenance, rank_zero_print
-from ssl_audio.stages.common import build_data, build_student, seeded
+from ssl_audio.stages.common import build_data, build_encoder, seeded
+from ssl_audio.stages.fit import FitSections, build_trainer, fit
 from ssl_audio.tasks.spear import TokenSpec
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
@@ -32,6 +28,8 @@ class StudentStage(Stage):
         trainer, callbacks, logger: their sections.
         checkpoint_every: optimizer steps between checkpoints.
         seed: of initial weights, data order and all draws.
+        token_stage: name of the stage that stored the tokens.
+        start: weights to begin with, a ``load_encoder`` source or ``stage:NAME``; null for fresh.
     """
 
     ranks = "all"
@@ -48,13 +46,15 @@ class StudentStage(Stage):
         logger: Mapping[str, Any] | None,
         checkpoint_every: int,
         seed: int,
+        token_stage: str = "tokens",
+        start: str | None = None,
     ) -> None:
         self.model, self.task, self.data = model, task, data
-        self.tokens = tokens
+        self.tokens, self.token_stage = tokens, token_stage
         self.tokenizers = {name: source for name, source in tokenizers.items() if source}
-        self.trainer, self.callbacks, self.logger = trainer, callbacks, logger
-        self.checkpoint_every = checkpoint_every
+        self.sections = FitSections(trainer, callbacks, logger, task["max_steps"], checkpoint_every)
         self.seed = seed
+        self.start = start
 
     def run(self, directory: Path, context: RunContext) -> None:
         tokenizers = {
@@ -66,37 +66,28 @@ class StudentStage(Stage):
         if self.tokens == "stored":
             data.use_tokens(self._stores(context, data.segments.fingerprint))
             online = None
+        start = None if self.start is None else context.resolve(self.start)
         with seeded(self.seed):
             task = construct(
                 self.task,
                 "task",
-                encoder=build_student(self.model),
+                encoder=build_encoder(self.model, start),
                 tokens={name: _spec(tokenizer) for name, tokenizer in tokenizers.items()},
                 tokenizers=online,
-                batch_sec=data.batch_sec,
                 seed=self.seed,
             )
-        trainer = self._build_trainer(directory)
+        trainer = build_trainer(self.sections, directory)
         # With the few weights that are not trained, as the published sizes are.
         weights = sum(tensor.numel() for tensor in task.encoder.state_dict().values())
         rank_zero_print(f"encoder: {weights / 1e6:.3f} M parameters")
-        checkpoint = latest_checkpoint(directory / "checkpoints")
-        if checkpoint is not None:
-            rank_zero_print(f"resuming from {checkpoint}")
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-        if trainer.interrupted:
-            raise ValueError("interrupted; run the same command to go on")
+        fit(trainer, task, data, directory)
         if global_rank() == 0:
             hub.save(task.encoder, directory / "export", provenance(directory))
-        _list_skipped(data.skipped)
-        short = data.segments.num_short_clips
-        if short:
-            rank_zero_print(f"{short} clips shorter than {self.data['min_sec']} s were left out")
 
     def _stores(self, context: RunContext, data_fingerprint: str) -> dict[str, TokenStore]:
         return {
             name: TokenStore.open(
-                context.stage_dir("tokens") / name,
+                context.stage_dir(self.token_stage) / name,
                 expect={
                     "teacher_hash": hub.content_hash(context.resolve(source)),
                     "data": data_fingerprint,
@@ -105,46 +96,6 @@ class StudentStage(Stage):
             for name, source in self.tokenizers.items()
         }
 
-    def _build_trainer(self, directory: Path) -> Trainer:
-        checkpoints = ModelCheckpoint(
-            dirpath=directory / "checkpoints",
-            filename="{step}",
-            every_n_train_steps=self.checkpoint_every,
-            monitor="step",
-            mode="max",
-            save_top_k=2,  # the newest and one to fall back on
-            save_on_train_epoch_end=False,
-        )
-        callbacks: list[Callback] = [
-            construct(section, f"callbacks.{name}")
-            for name, section in self.callbacks.items()
-            if section is not None
-        ]
-        logger = False
-        if self.logger:
-            logger = construct(self.logger, "logger", save_dir=str(directory.parent))
-        trainer: Trainer = construct(
-            self.trainer,
-            "trainer",
-            logger=logger,
-            callbacks=[checkpoints, *callbacks],
-            plugins=[AtomicCheckpointIO()],
-            use_distributed_sampler=False,
-            default_root_dir=str(directory),
-        )
-        return trainer
-
 
 def _spec(tokenizer: Tokenizer) -> TokenSpec:
     return TokenSpec(tokenizer.num_codebooks, tokenizer.codebook_size, tokenizer.frame_rate)
-
-
-@rank_zero_only
-def _list_skipped(skipped: list[tuple[str, str]], shown: int = 20) -> None:
-    if not skipped:
-        return
-    print(f"{len(skipped)} files were skipped:")
-    for _, reason in skipped[:shown]:
-        print(f"  {reason}")
-    if len(skipped) > shown:
-        print(f"  ... and {len(skipped) - shown} more")

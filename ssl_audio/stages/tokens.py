@@ -25,7 +25,7 @@ class TokenStage(Stage):
 
     Args:
         tokenizers: teacher name to an export or ``stage:NAME``; null for a teacher left out.
-        strategy: of the task; decides which clips need which teacher.
+        strategy: of SPEAR's task; decides which clips need which teacher. Null: all clips.
         data: section of the data module.
         device: null picks a GPU if there is one.
         seed: of the run.
@@ -36,7 +36,7 @@ class TokenStage(Stage):
     def __init__(
         self,
         tokenizers: Mapping[str, str | None],
-        strategy: str,
+        strategy: str | None,
         data: Mapping[str, Any],
         seed: int,
         device: str | None = None,
@@ -49,7 +49,7 @@ class TokenStage(Stage):
         data = build_data(self.data, self.seed)
         for name, source in self.tokenizers.items():
             export = context.resolve(source)
-            wanted = STRATEGIES[self.strategy][name]
+            wanted = STRATEGIES[self.strategy][name] if self.strategy else DOMAINS.values()
             tokenizer = hub.load_tokenizer(export)
             store = None
             while store is None:

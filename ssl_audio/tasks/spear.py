@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ssl_audio import hub
 from ssl_audio.batch import IGNORE_CODE, AudioBatch, Tokens
 from ssl_audio.data.mixing import mix_tokens, mix_utterances
+from ssl_audio.models.encoder import Encoder
 from ssl_audio.models.heads import CodebookHeads
 from ssl_audio.models.zipformer.model import FEATURE_RATE_HZ, Zipformer
 from ssl_audio.optim.scaled_adam import ScaledAdam
@@ -93,7 +94,7 @@ class SpearTask(SummedLossTask):
 
     def __init__(
         self,
-        encoder: Zipformer,
+        encoder: Encoder,
         tokens: Mapping[str, TokenSpec],
         tokenizers: Mapping[str, Tokenizer] | None,
         *,
@@ -113,6 +114,8 @@ class SpearTask(SummedLossTask):
     ) -> None:
         super().__init__(seed)
         self.save_hyperparameters({"encoder": hub.spec(encoder), "max_steps": max_steps})
+        if not isinstance(encoder, Zipformer):
+            raise ValueError(f"model.kind={encoder.kind}: SPEAR trains a zipformer")
         if strategy not in STRATEGIES or not set(tokens) <= {"speech", "audio"}:
             raise ValueError(
                 f"task.strategy={strategy} with teachers {', '.join(tokens)}: choose one of "

@@ -1,0 +1,94 @@
+"""What every stage does around its Lightning fit: build the trainer, resume, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+from ssl_audio.checkpoint_io import AtomicCheckpointIO, latest_checkpoint
+from ssl_audio.config import construct
+from ssl_audio.data.datamodule import DataModule
+from ssl_audio.pipeline import rank_zero_print
+
+
+@dataclass(frozen=True, slots=True)
+class FitSections:
+    """Config sections of a fit.
+
+    Attributes:
+        trainer, callbacks, logger: as they stand in the config.
+        max_steps: optimizer steps; goes before the trainer's own.
+        checkpoint_every: optimizer steps between checkpoints.
+    """
+
+    trainer: Mapping[str, Any]
+    callbacks: Mapping[str, Any]
+    logger: Mapping[str, Any] | None
+    max_steps: int
+    checkpoint_every: int
+
+
+def build_trainer(sections: FitSections, directory: Path, more: Sequence[Callback] = ()) -> Trainer:
+    """A trainer whose checkpoints and curves lie in ``directory``; ``more`` are run first."""
+    checkpoints = ModelCheckpoint(
+        dirpath=directory / "checkpoints",
+        filename="{step}",
+        every_n_train_steps=sections.checkpoint_every,
+        monitor="step",
+        mode="max",
+        save_top_k=2,  # the newest and one to fall back on
+        save_on_train_epoch_end=False,
+    )
+    callbacks: list[Callback] = [
+        construct(section, f"callbacks.{name}")
+        for name, section in sections.callbacks.items()
+        if section is not None
+    ]
+    logger = False
+    if sections.logger:
+        logger = construct(sections.logger, "logger", save_dir=str(directory))
+    trainer: Trainer = construct(
+        {**sections.trainer, "max_steps": sections.max_steps},
+        "trainer",
+        logger=logger,
+        callbacks=[*more, checkpoints, *callbacks],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        default_root_dir=str(directory),
+    )
+    return trainer
+
+
+def fit(trainer: Trainer, task: LightningModule, data: DataModule, directory: Path) -> None:
+    """Train to the last step, from the newest checkpoint of ``directory`` if there is one.
+
+    Raises:
+        ValueError: interrupted.
+    """
+    checkpoint = latest_checkpoint(directory / "checkpoints")
+    if checkpoint is not None:
+        rank_zero_print(f"resuming from {checkpoint}")
+    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise ValueError("interrupted; run the same command to go on")
+    _list_skipped(data)
+
+
+@rank_zero_only
+def _list_skipped(data: DataModule, shown: int = 20) -> None:
+    skipped = data.skipped
+    if skipped:
+        print(f"{len(skipped)} files were skipped:")
+        for _, reason in skipped[:shown]:
+            print(f"  {reason}")
+        if len(skipped) > shown:
+            print(f"  ... and {len(skipped) - shown} more")
+    if data.segments.num_short_clips:
+        count, shortest = data.segments.num_short_clips, data.min_sec
+        print(f"{count} clips shorter than {shortest} s were left out")
