@@ -33,16 +33,15 @@ def event_clips(name: str, num_clips: int, seed: int) -> list[dict[str, Any]]:
 def note_clips(instrument: str, num_clips: int, seed: int) -> list[dict[str, Any]]:
     """``num_clips`` notes of one instrument, each pitch in turn.
 
-    A pitch that one instrument plays in training another one plays in the test, so neither pitch
-    nor instrument can be read off a memorised pair.
+    All notes of one pitch on one instrument are in one split. A pitch that one instrument plays in
+    training another one plays in the test, so neither can be read off a memorised pair.
     """
     number, clips = list(INSTRUMENTS).index(instrument), []
     for index in range(num_clips):
-        turn, step = divmod(index, len(PITCHES))
-        pitch = PITCHES[(11 * step + 3 * number) % len(PITCHES)]
+        pitch = PITCHES[(11 * index + 3 * number) % len(PITCHES)]
         rng = np.random.default_rng([seed, 2, number, index])
         samples = record(render_note(instrument, pitch, rng), rng, NOTE_CHANNEL)
-        slot = (pitch + 3 * number + 5 * turn) % 8
+        slot = (pitch + 3 * number) % 8
         split = "train" if slot < 5 else "valid" if slot < 6 else "test"
         labels = {"instrument": instrument, "pitch": pitch, "split": split}
         clips.append(_clip(f"note-{instrument}-{index:04d}", samples, labels))
