@@ -6,16 +6,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ssl_audio.commands import extract
+from ssl_audio.commands import extract, probe, segment, tokenize
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one sub-command; what the user can mend ends in one line and status 2."""
     parser = argparse.ArgumentParser(prog="ssl-audio", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_manifest, _add_export, _add_probe):
+    for add in (_add_manifest, _add_export):
         add(commands)
-    for module in (extract,):
+    for module in (probe, extract, segment, tokenize):
         module.add_command(commands)
     parsed = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run
@@ -60,30 +60,6 @@ def _export(arguments: argparse.Namespace) -> None:
     hub.save(encoder, arguments.output, {"source": arguments.source})
     print(f"{arguments.output}: {encoder.kind}, {encoder.embed_dim} channels at "
           f"{encoder.frame_rate:g} Hz")  # fmt: skip
-
-
-def _add_probe(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("probe", help="linear probes on frozen features, as a table")
-    command.add_argument("--model", required=True, help="anything that load_encoder reads")
-    command.add_argument("--suite", choices=("demo", "folder"), default="folder")
-    command.add_argument("--root", required=True, help="folder of the suite's data")
-    command.add_argument("--tasks", help="comma-separated names; all by default")
-    command.add_argument("--max-clips", type=int, help="most training clips of a task")
-    command.add_argument("--output", default="probes", help="folder for results.json, results.md")
-    command.set_defaults(run=_probe)
-
-
-def _probe(arguments: argparse.Namespace) -> None:
-    from ssl_audio import hub
-    from ssl_audio.probes.runner import run_probes, write_results
-    from ssl_audio.probes.suites import open_suite
-    from ssl_audio.probes.table import print_table
-
-    tasks = arguments.tasks.split(",") if arguments.tasks else None
-    suite = open_suite(arguments.suite, arguments.root, tasks, arguments.max_clips)
-    results = run_probes(hub.load_encoder(arguments.model), suite, progress=True)
-    print_table(results)
-    print(f"results: {write_results(results, arguments.output)}")
 
 
 if __name__ == "__main__":

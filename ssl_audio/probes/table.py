@@ -30,10 +30,12 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             for name in sources
         ]
         record = next(iter(scores.values()))
-        table.add_row(task, record["metric"], *cells, f"{100 * record['majority']:.1f}")
+        table.add_row(task, record["metric"], *cells, majority_text(record))
     table.caption = summary(results)
     console = console or Console()
     console.print(table)
+    for line in results.get("notes", ()):
+        console.print(line, highlight=False, markup=False)
     for line in results.get("warnings", ()):
         console.print(f"left out: {line}", style="yellow", highlight=False, markup=False)
 
@@ -48,9 +50,9 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     for task, scores in by_task(results).items():
         record = next(iter(scores.values()))
         cells = [score_text(scores.get(name)) for name in sources]
-        majority = f"{100 * record['majority']:.1f}"
-        lines.append(" | ".join(["| " + task, record["metric"], *cells, majority]) + " |")
-    return "\n".join([*lines, "", summary(results), ""])
+        row = ["| " + task, record["metric"], *cells, majority_text(record)]
+        lines.append(" | ".join(row) + " |")
+    return "\n".join([*lines, "", summary(results), *results.get("notes", ()), ""])
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -92,6 +94,12 @@ def score_text(score: Mapping[str, Any] | None) -> str:
     low, high = score["ci95"]
     spread = max(high - score["value"], score["value"] - low)
     return f"{100 * score['value']:.1f} ± {100 * spread:.1f}"
+
+
+def majority_text(score: Mapping[str, Any]) -> str:
+    """Percent of the most frequent class; metrics other than accuracy have none."""
+    majority = score["majority"]
+    return "-" if majority is None else f"{100 * majority:.1f}"
 
 
 def _bold(text: str, is_best: bool) -> str:
