@@ -297,7 +297,9 @@ def _load_file(path: Path) -> Any:
     if {"state_dict", "hyper_parameters"} <= keys:
         return _load_training_checkpoint(path, content)
     model = content["model"] if "model" in keys else None
-    if isinstance(model, Mapping) and "patch_embedding.weight" in model:
+    if isinstance(model, Mapping) and any(
+        prefix + "patch_embedding.weight" in model for prefix in ("", "encoder.")
+    ):
         return _find("beats", ENCODERS, path).from_checkpoint(path)
     if {"model", "config"} <= keys:
         return _find("dasheng", ENCODERS, path).from_checkpoint(path)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssl_audio.checkpoints import CheckpointError, read_checkpoint
 
+PATCHES = "patch_embedding.weight"
 TABLE = "relative_attention_bias.weight"
 TABLE_OF_LAYER = re.compile(rf"(.*?)(?:layers|decoder_blocks)\.\d+\.self_attn\.{re.escape(TABLE)}")
 # Official names, of old and new weight normalisation, and ours.
@@ -69,6 +70,8 @@ def official_tensors(state_dict: Mapping[str, Tensor], num_layers: int) -> dict[
 def read_release(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and config of an official file, ``{"cfg", "model"}`` and perhaps ``"label_dict"``.
 
+    Files of OpenBEATs, whose model has the encoder beside its label predictor, are read too.
+
     The labels, in the order of the classes, are added to the config as ``labels``.
 
     Raises:
@@ -78,9 +81,12 @@ def read_release(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
         raise CheckpointError(f"{path} holds no state dict under the key 'model'; not a BEATs file")
-    if "patch_embedding.weight" not in tensors:
+    if PATCHES not in tensors and f"encoder.{PATCHES}" in tensors:  # OpenBEATs, with its predictor
+        parts = {name: x for name, x in tensors.items() if not name.startswith("decoder.")}
+        tensors = {name.removeprefix("encoder."): x for name, x in parts.items()}
+    if PATCHES not in tensors:
         raise CheckpointError(
-            f"{path} is of another architecture: BEATs has patch_embedding.weight, this file "
+            f"{path} is of another architecture: BEATs has {PATCHES}, this file "
             f"{', '.join(sorted(map(str, tensors))[:3]) or 'nothing'}"
         )
     config = content.get("cfg")

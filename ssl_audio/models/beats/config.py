@@ -28,6 +28,7 @@ IGNORED_KEYS = {
     "decoder_embed_dim",
     "decoder_layers",
     "decoder_mlp_ratio",
+    "decoder_pos_trainable",
     "embed_loss_beta",
     "ignore_id",
     "label_smoothing",

@@ -57,6 +57,17 @@ def test_an_official_file(content: Content, tmp_path: Path) -> None:
     assert encoder.probabilities(torch.randn(2, 8_000)).shape == (2, 2)
 
 
+def test_an_encoder_beside_a_label_predictor(content: Content, tmp_path: Path) -> None:
+    """As OpenBEATs saves it."""
+    nested = {f"encoder.{name}": x for name, x in content["model"].items()}
+    nested["decoder.mask_token"] = torch.ones(1, 1, 4)
+    cfg = {**content["cfg"], "decoder_layers": 3, "mask_ratio": 0.75}
+    torch.save({"cfg": cfg, "model": nested}, tmp_path / "open.pt")
+    found = ssl_audio.load_encoder(tmp_path / "open.pt").official_state_dict()
+    assert found.keys() == content["model"].keys()
+    assert all(torch.equal(found[name], x) for name, x in content["model"].items())
+
+
 def test_absent_keys_have_the_official_defaults(content: Content) -> None:
     del content["cfg"]["deep_norm"]
     encoder = BeatsEncoder.from_state_dict(content["model"], content["cfg"])
