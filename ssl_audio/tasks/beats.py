@@ -29,7 +29,12 @@ from ssl_audio.models.label_predictor import LabelPredictor, predictor_layers
 from ssl_audio.tasks.adamw import AdamWTask, pair
 from ssl_audio.tasks.alignment import align_codes
 from ssl_audio.tasks.codebook_usage import codebook_perplexity, codebook_usage
-from ssl_audio.tasks.patch_masking import PatchMask, draw_patch_mask, gather_patches
+from ssl_audio.tasks.patch_masking import (
+    PatchMask,
+    check_mask_ratio,
+    draw_patch_mask,
+    gather_patches,
+)
 from ssl_audio.tasks.spear import TokenSpec
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
@@ -91,6 +96,7 @@ class BeatsTask(AdamWTask):
             raise ValueError("model: masked prediction trains kind=beats with padding=exact")
         if positions not in POSITIONS:
             raise ValueError(f"task.positions={positions}: choose one of {', '.join(POSITIONS)}")
+        check_mask_ratio(mask_ratio)
         self.name, self.spec = _only(tokens, encoder.frame_rate)
         self.encoder = encoder
         layers = _layers(encoder, predictor_dim, predictor_layers)

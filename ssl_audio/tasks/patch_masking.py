@@ -76,8 +76,7 @@ def keep_lowest(noise: Tensor, lengths: Tensor, mask_ratio: float) -> PatchMask:
     Raises:
         ValueError: ``mask_ratio`` outside [0, 1).
     """
-    if not 0.0 <= mask_ratio < 1.0:
-        raise ValueError(f"task.mask_ratio={mask_ratio}: choose a share in [0, 1)")
+    check_mask_ratio(mask_ratio)
     num_patches = noise.shape[1]
     valid = valid_mask(lengths, num_patches)
     wanted = (lengths * (1.0 - mask_ratio)).round().long()
@@ -90,6 +89,12 @@ def keep_lowest(noise: Tensor, lengths: Tensor, mask_ratio: float) -> PatchMask:
     positions = positions.masked_fill(~valid_mask(num_visible, widest), 0)
     masked = (valid & ~visible).flatten().nonzero()[:, 0]
     return PatchMask(visible, positions, num_visible, masked)
+
+
+def check_mask_ratio(mask_ratio: float) -> None:
+    """Raises ValueError outside [0, 1)."""
+    if not 0.0 <= mask_ratio < 1.0:
+        raise ValueError(f"task.mask_ratio={mask_ratio}: choose a share in [0, 1)")
 
 
 def gather_patches(patches: Tensor, positions: Tensor) -> Tensor:
