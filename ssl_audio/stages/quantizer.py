@@ -40,8 +40,8 @@ class QuantizerStage(Stage):
         domain: of the clips whose frames are used, "speech" or "audio".
         tokenizer: ``teacher`` (a ``load_encoder`` source, or ``kind`` and ``config``), ``layer``
             (index into its hidden states, or null for its output), ``normalize`` (per channel),
-            ``num_codebooks`` (one byte each) and ``train``: ``num_frames``, ``batch_frames``,
-            ``phase_one_iters``, ``phase_two_iters``, ``lr``.
+            ``num_codebooks``, ``codebook_size`` (a square) and ``train``: ``num_frames``,
+            ``batch_frames``, ``phase_one_iters``, ``phase_two_iters``, ``lr``.
         data: section of the data module.
         device: of the teacher and the training; null picks a GPU if there is one.
         seed: of the run.
@@ -108,6 +108,7 @@ class QuantizerStage(Stage):
             settings["lr"],
             seed=self.seed,
             device=self.device,
+            codebook_size=self.tokenizer["codebook_size"],
         )
         saved = directory / "training.pt"
         if saved.exists():

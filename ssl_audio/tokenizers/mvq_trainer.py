@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -14,15 +15,14 @@ from ssl_audio.rng import sample_generator
 from ssl_audio.tokenizers.mvq import MultiCodebookQuantizer, QuantizerLosses
 from ssl_audio.tokenizers.mvq_search import Backend
 
-PHASE_ONE_CODEBOOK_SIZE = 16  # squared in phase two: 256, a byte a code
-
 
 class QuantizerTrainer:
-    """Trains a quantizer with one byte per codebook.
+    """Trains a quantizer, with one byte per codebook by default.
 
-    Phase one trains 2 * bytes_per_frame codebooks of 16 centers, which is fast and reaches a good
-    optimum; then neighbours are merged into bytes_per_frame codebooks of 256, and phase two trains
-    those. As in the original, phase one takes ``phase_one_iters + 1`` steps.
+    Phase one trains 2 * bytes_per_frame codebooks of sqrt(codebook_size) centers, which is fast and
+    reaches a good optimum; then neighbours are merged into bytes_per_frame codebooks of
+    codebook_size, and phase two trains those. As in the original, phase one takes
+    ``phase_one_iters + 1`` steps.
 
     The result is a function of ``seed`` and the frames given to :meth:`step`. A trainer that is
     restored with :meth:`load_state_dict` goes on exactly.
@@ -36,9 +36,11 @@ class QuantizerTrainer:
         seed: of the initial weights and the number of search iterations in each step.
         device: where to train.
         backend: of the code search, see :class:`MultiCodebookQuantizer`.
+        codebook_size: codes of each codebook, a square; 256 (one byte) in the original.
 
     Raises:
-        ValueError: ``bytes_per_frame`` is not a power of two, or a phase has no step.
+        ValueError: ``bytes_per_frame`` is not a power of two, ``codebook_size`` not a square, or a
+            phase has no step.
     """
 
     def __init__(
@@ -51,7 +53,14 @@ class QuantizerTrainer:
         seed: int = 0,
         device: torch.device | str = "cpu",
         backend: Backend = "torch",
+        codebook_size: int = 256,
     ) -> None:
+        root = math.isqrt(codebook_size)
+        if root < 2 or root * root != codebook_size:
+            raise ValueError(
+                f"codebook_size={codebook_size} must be a square such as 16, 64 or 256: the first "
+                "phase trains twice as many codebooks of its root"
+            )
         if phase_one_iters < 1 or phase_two_iters < 1:
             raise ValueError(
                 f"phase_one_iters={phase_one_iters} and phase_two_iters={phase_two_iters} "
@@ -60,6 +69,7 @@ class QuantizerTrainer:
         self.settings: dict[str, float] = {
             "dim": dim,
             "bytes_per_frame": bytes_per_frame,
+            "codebook_size": codebook_size,
             "phase_one_iters": phase_one_iters,
             "phase_two_iters": phase_two_iters,
             "lr": lr,
@@ -72,9 +82,7 @@ class QuantizerTrainer:
         self.steps_done = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            quantizer = MultiCodebookQuantizer(
-                dim, 2 * bytes_per_frame, PHASE_ONE_CODEBOOK_SIZE, backend
-            )
+            quantizer = MultiCodebookQuantizer(dim, 2 * bytes_per_frame, root, backend)
         self._train(quantizer.to(device))
 
     @property

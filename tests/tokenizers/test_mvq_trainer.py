@@ -123,3 +123,15 @@ def test_batches_are_reshuffled_epochs():
     assert len(batch_indices(3, 64, 7, seed=0)) == 64
     with pytest.raises(ValueError, match="no frames"):
         batch_indices(0, 4, 0, seed=0)
+
+
+def test_codebooks_of_another_size(frames):
+    trainer = trainer_of(codebook_size=64)
+    train(trainer, frames)
+    assert trainer.quantizer.codebook_size == 64
+    assert trainer.quantizer.encode(frames).max() >= 8  # phase one has 8 centers a codebook
+
+
+def test_a_size_that_is_no_square_is_one_line():
+    with pytest.raises(ValueError, match="codebook_size=32 must be a square"):
+        trainer_of(codebook_size=32)
