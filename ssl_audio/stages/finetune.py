@@ -72,7 +72,7 @@ class FinetuneStage(Stage):
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
-        trainer = build_trainer(self.sections, directory, [best])
+        trainer = build_trainer(self.sections, directory, best)
         fit(trainer, task, data, directory)
         results = {"labels": data.labels, "metric": task.metric}
         if Path(best.best_model_path).is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,18 @@ class FitSections:
     checkpoint_every: int
 
 
-def build_trainer(sections: FitSections, directory: Path, more: Sequence[Callback] = ()) -> Trainer:
-    """A trainer whose checkpoints and curves lie in ``directory``; ``more`` are run first."""
+def build_trainer(
+    sections: FitSections, directory: Path, best: ModelCheckpoint | None = None
+) -> Trainer:
+    """A trainer whose checkpoints and curves lie in ``directory``.
+
+    With ``best``, which judges validations, checkpoints are written after validation and hold its
+    judgement, so that a resumed run chooses the same.
+    """
     checkpoints = ModelCheckpoint(
         dirpath=directory / "checkpoints",
         filename="{step}",
-        every_n_train_steps=sections.checkpoint_every,
+        every_n_train_steps=None if best else sections.checkpoint_every,
         monitor="step",
         mode="max",
         save_top_k=2,  # the newest and one to fall back on
@@ -57,7 +63,7 @@ def build_trainer(sections: FitSections, directory: Path, more: Sequence[Callbac
         {**sections.trainer, "max_steps": sections.max_steps},
         "trainer",
         logger=logger,
-        callbacks=[*more, checkpoints, *callbacks],
+        callbacks=[*([best] if best else []), checkpoints, *callbacks],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,
         default_root_dir=str(directory),

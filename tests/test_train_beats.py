@@ -1,0 +1,254 @@
+"""BEATs and fine-tuning through ``train.py`` on a tiny corpus: two iterations, killed, resumed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ssl_audio import audio, hub
+from ssl_audio.config import CONFIG_DIR, register_resolvers
+from ssl_audio.models import BeatsEncoder
+from ssl_audio.tasks.beats import BeatsTask
+from ssl_audio.tasks.distillation import DistillationTask
+from ssl_audio.tasks.finetune import FinetuneTask
+from ssl_audio.tokenizers import DistilledTokenizer, RandomProjectionTokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE_HZ = 16_000
+STEPS, EVERY = 6, 2
+SHORT = [
+    "callbacks.probes=null",
+    "callbacks.figures=null",
+    "data.num_workers=0",
+    f"trainer.val_check_interval={EVERY}",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
+    "trainer.enable_model_summary=false",
+    f"task.max_steps={STEPS}",
+    "task.schedule.warmup_steps=1",
+]
+BEATS = [
+    "experiment=beats",
+    "data=folder",
+    "probe=none",
+    "data.batch_sec=2",
+    "data.min_sec=0.3",
+    "data.max_sec=0.7",
+    "data.valid_fraction=0.2",
+    "model.config.embed_dim=8",
+    "model.config.encoder_layers=2",
+    "model.config.encoder_embed_dim=16",
+    "model.config.encoder_ffn_embed_dim=16",
+    "model.config.encoder_attention_heads=2",
+    "model.config.encoder_layerdrop=0.3",
+    "model.config.dropout=0.1",
+    "model.config.conv_pos=4",
+    "model.config.conv_pos_groups=2",
+    "task.predictor_dim=8",
+    "tokenizer.random_projection.config={codebook_size:16,embed_dim:8,codebook_dim:4}",
+    "tokenizer.distilled.config.codebook_size=8",
+    "tokenizer.distilled.config.codebook_dim=4",
+    "tokenizer.batch_sec=2",
+    f"distillation.max_steps={STEPS}",
+    "distillation.schedule.warmup_steps=1",
+]
+FINETUNE = [
+    "experiment=finetune",
+    "data.task=toy",
+    "data.batch_size=4",
+    "data.balanced=true",
+    "model.config={dropout:0.1,encoder_layerdrop:0.2}",
+]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """20 tones with noise; those of probes/toy are labelled by pitch."""
+    root = tmp_path_factory.mktemp("corpus")
+    folder = root / "probes" / "toy"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("valid", 4), ("test", 4)):
+        rows = ["path,label"]
+        for number in range(count):
+            time_sec = np.arange(6400 + 400 * number) / RATE_HZ
+            pitch_hz = (300, 3000)[number % 2]
+            tone = 0.3 * np.sin(2 * np.pi * pitch_hz * time_sec)
+            name = f"probes/toy/{split}{number}.flac"
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            signal = tone + rng.normal(0, 0.02, len(tone))
+            audio.write(root / name, signal.astype(np.float32), RATE_HZ)
+            rows.append(f"{name},{pitch_hz}")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    """``run(name, *overrides)``: a run in this process; returns its folder."""
+    specification = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+    assert specification is not None
+    assert specification.loader is not None
+    train = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(train)
+    register_resolvers()
+    folder = tmp_path_factory.mktemp("runs")
+
+    def start(name: str, *overrides: str) -> Path:
+        places = [f"paths.runs={folder}", f"paths.cache={folder}/cache", f"data.root={corpus}"]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("train", [*overrides, *SHORT, *places, f"name={name}"])
+        return train.run(config)
+
+    return start
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """``kill_at(task, step)``: the process ends in that training step of the task."""
+
+    def install(task: type, step: int) -> None:
+        whole = task.training_step
+
+        def killed(self, batch, batch_idx):
+            if self.global_step == step:
+                raise Killed
+            return whole(self, batch, batch_idx)
+
+        monkeypatch.setattr(task, "training_step", killed)
+
+    yield install
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def whole(run) -> Path:
+    return run("whole", *BEATS)
+
+
+def losses(stage: Path) -> dict[str, dict[int, float]]:
+    """What the stage logged: tag to step to value; of a step logged twice the later value."""
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(stage.glob("tensorboard/events.*"), key=lambda path: path.stat().st_mtime):
+        log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for tag in log.Tags()["scalars"]:
+            if tag.startswith("train/"):
+                found.setdefault(tag, {}).update({e.step: e.value for e in log.Scalars(tag)})
+    return found
+
+
+def test_two_iterations_leave_their_tokenizers_and_encoders(whole):
+    first = hub.load_tokenizer(whole / "tokenizer_1" / "export")
+    second = hub.load_tokenizer(whole / "tokenizer_2" / "export")
+    assert isinstance(first, RandomProjectionTokenizer)
+    assert isinstance(second, DistilledTokenizer)
+    assert bool(second.codebook.initialized)
+    encoders = [hub.load_encoder(whole / f"encoder_{i}" / "export") for i in (1, 2)]
+    assert all(isinstance(encoder, BeatsEncoder) for encoder in encoders)
+    assert hub.content_hash(encoders[0]) != hub.content_hash(encoders[1])
+    made_of = json.loads((whole / "tokenizer_2" / "done.json").read_text())["parents"]
+    assert made_of == {"encoder_1": hub.content_hash(encoders[0])}
+    assert len(losses(whole / "encoder_2")["train/loss"]) == STEPS
+
+
+def test_a_run_killed_in_two_stages_goes_on_exactly(run, whole, kill_at, monkeypatch, capsys):
+    for task in (BeatsTask, DistillationTask):
+        kill_at(task, EVERY + 1)
+        with pytest.raises(Killed):
+            run("killed", *BEATS)
+        monkeypatch.undo()
+    killed = run("killed", *BEATS)
+    assert capsys.readouterr().out.count("resuming from") == 2
+    for stage in ("encoder_1", "tokenizer_2", "encoder_2"):
+        assert losses(killed / stage) == losses(whole / stage), stage
+        exports = [folder / stage / "export" for folder in (killed, whole)]
+        assert hub.content_hash(exports[0]) == hub.content_hash(exports[1]), stage
+
+
+def test_online_labels_train_alike(run, whole):
+    online = run("online", *BEATS, "tokens=online", "iterations=1")
+    assert not (online / "tokens_1").exists()
+    expected = losses(whole / "encoder_1")["train/loss"]
+    assert losses(online / "encoder_1")["train/loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_warm_start_begins_with_the_encoder_before(run, whole, monkeypatch):
+    shutil.copytree(whole, whole.with_name("warm"))
+    shutil.rmtree(whole.with_name("warm") / "encoder_2")
+    started = []
+    monkeypatch.setattr(
+        BeatsTask, "on_fit_start", lambda self: started.append(hub.content_hash(self.encoder))
+    )
+    run("warm", *BEATS, "+changes.2.encoder.start=stage:encoder_1")
+    assert started == [hub.content_hash(whole / "encoder_1" / "export")]
+
+
+@pytest.fixture(scope="module")
+def finetuned(run, whole) -> Path:
+    return run("finetuned", *FINETUNE, f"model.source={whole}/encoder_2/export")
+
+
+def test_fine_tuning_leaves_the_best_encoder_with_its_classifier_and_scores(finetuned):
+    stage = finetuned / "finetune"
+    results = json.loads((stage / "results.json").read_text())
+    assert results["labels"] == ["300", "3000"]
+    assert results["metric"] == "accuracy"
+    assert 0 <= results["test"] <= 1
+    assert results["step"] % EVERY == 0
+    encoder = hub.load_encoder(stage / "export")
+    assert isinstance(encoder, BeatsEncoder)
+    assert encoder.settings.labels == ("300", "3000")
+    names = {path.name for path in (stage / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", f"step={STEPS}.ckpt", f"step={STEPS - EVERY}.ckpt"}
+
+
+def test_killed_fine_tuning_goes_on_exactly(run, whole, finetuned, kill_at, monkeypatch):
+    arguments = [*FINETUNE, f"model.source={whole}/encoder_2/export"]
+    kill_at(FinetuneTask, EVERY + 1)
+    with pytest.raises(Killed):
+        run("finetune_killed", *arguments)
+    monkeypatch.undo()
+    killed = run("finetune_killed", *arguments)
+    assert losses(killed / "finetune") == losses(finetuned / "finetune")
+    results = [
+        json.loads((folder / "finetune" / "results.json").read_text())
+        for folder in (killed, finetuned)
+    ]
+    assert results[0] == results[1]
+
+
+def test_several_labels_need_the_other_objective(run, whole, corpus):
+    table = corpus / "probes" / "toy" / "train.csv"
+    text = table.read_text()
+    table.write_text(text.replace(",300\n", ",300;3000\n", 1))
+    arguments = [*FINETUNE, f"model.source={whole}/encoder_2/export"]
+    try:
+        with pytest.raises(ValueError, match=r"data\.task=toy: .* set task\.objective=multi_label"):
+            run("several", *arguments)
+        folder = run("several_labels", *arguments, "task.objective=multi_label")
+    finally:
+        table.write_text(text)
+    results = json.loads((folder / "finetune" / "results.json").read_text())
+    assert results["metric"] == "mean_average_precision"
+
+
+def test_a_classifier_can_be_the_teacher(run, whole, finetuned):
+    """The "plus" variant: a fine-tuned encoder in the place of the one before."""
+    shutil.copytree(whole, whole.with_name("plus"))
+    for stage in ("tokenizer_2", "tokens_2", "encoder_2"):
+        shutil.rmtree(whole.with_name("plus") / stage)
+    teacher = finetuned / "finetune" / "export"
+    folder = run("plus", *BEATS, f"+changes.2.tokenizer.teacher={teacher}")
+    assert hub.load_tokenizer(folder / "tokenizer_2" / "export").kind == "beats_tokenizer"
