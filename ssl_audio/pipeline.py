@@ -56,7 +56,7 @@ class Stage(ABC):
     Attributes:
         ranks: which run it. ``first``: rank 0, the others wait for its record. ``shared``: every
             rank does a part, rank 0 returns when all parts are there, the others wait for its
-            record. ``all``: every rank, in step.
+            record. ``all``: every rank, in step; the others then wait for rank 0's record too.
         on_change: what a record with another configuration means: ``refuse`` protects work that
             took long, ``rerun`` is for stages that only read.
     """
@@ -125,7 +125,7 @@ def run_stages(stages: Mapping[str, tuple[Stage, dict[str, Any]]], context: RunC
             seconds = round(time.monotonic() - started, 1)
             finished = {**record, "code_version": code_version(), "seconds": seconds}
             write_json(directory / "done.json", finished)
-        elif stage.ranks != "all":
+        else:  # after a stage of all ranks too: rank 0 still exports what the next stage opens
             _wait_for(directory / "done.json", record)
 
 

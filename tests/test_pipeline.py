@@ -171,14 +171,26 @@ def test_waiting_ends_with_the_first_rank(context, second_rank, monkeypatch):
         run_stages({"teacher": (Recorder(), {})}, context)
 
 
-def test_a_stage_for_all_ranks_runs_on_all_and_only_the_first_records(context, second_rank):
+def test_a_stage_for_all_ranks_runs_on_all_and_ends_with_the_record_of_the_first(
+    context, second_rank, monkeypatch
+):
+    monkeypatch.setattr(pipeline._wait_for, "__defaults__", (0.01,))
     stage = EveryRank()
     directory = context.stage_dir("student")
     directory.mkdir()
-    write_json(directory / "started.json", {"config": {}, "parents": {}})  # by rank 0
-    run_stages({"student": (stage, {})}, context)
+    started = {"config": {}, "parents": {}}
+    write_json(directory / "started.json", started)  # by rank 0
+    running = threading.Thread(
+        target=run_stages, args=({"student": (stage, {})}, context), daemon=True
+    )
+    running.start()
+    running.join(0.2)
     assert stage.runs == 1
+    assert running.is_alive()  # rank 0 has trained too, but is still exporting
     assert not (directory / "done.json").exists()
+    write_json(directory / "done.json", started)
+    running.join(5)
+    assert not running.is_alive()
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
