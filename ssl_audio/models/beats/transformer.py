@@ -104,7 +104,7 @@ class Transformer(nn.Module):
         states = [x]
         for layer in self.layers:
             x = scale_gradient(x, self.config.gradient_decay)
-            x = untouched(x, layer) if self._skips() else layer(x, bias, visible)
+            x = untouched(x, layer, bias) if self._skips() else layer(x, bias, visible)
             states.append(x)
         return states
 
@@ -158,12 +158,14 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else _ScaleGradient.apply(x, factor)
 
 
-def untouched(x: Tensor, layer: nn.Module) -> Tensor:
-    """``x``, with a zero gradient for every parameter of the layer that was left out.
+def untouched(x: Tensor, layer: nn.Module, bias: Tensor | None) -> Tensor:
+    """``x``, with a zero gradient for all that a layer which was left out would have used.
 
-    Ranks leave out different layers, and still all reduce the same gradients.
+    Ranks leave out different layers, and still all reduce the same gradients; where one leaves out
+    all of its layers, the shared bias too.
     """
-    return x + sum(0.0 * parameter.flatten()[0] for parameter in layer.parameters())
+    unused = [*layer.parameters(), *([] if bias is None else [bias])]
+    return x + sum(0.0 * tensor.flatten()[0] for tensor in unused)
 
 
 def initialize(layer: nn.Module, config: TransformerConfig) -> None:

@@ -109,6 +109,15 @@ def test_layerdrop_leaves_layers_out_and_no_parameter_without_gradient(tiny: Bui
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_leaving_out_all_layers_still_gives_every_parameter_a_gradient(tiny: Build) -> None:
+    """Else the other ranks would wait for the shared bias's."""
+    model = tiny(encoder_layerdrop=0.999999).train()
+    out = model(torch.randn(1, 16_000))
+    assert all(torch.equal(out.frames, state) for state in out.hidden_states)
+    out.frames.sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_estimators_and_predictors_reuse_the_layers(tiny: Build) -> None:
     config = tiny().settings.transformer()
     stack = Transformer(replace(config, num_layers=3, dim=8)).eval()
