@@ -1,0 +1,155 @@
+"""HEAR's grid as one batched program against a plain loop over its points.
+
+    python benchmarks/probes.py [--device cuda]
+
+Both train the same 16 points on the same data with the same schedule, early stopping and scores;
+the loop trains one ``nn.Sequential`` after the other with ``torch.optim.Adam``. On a CPU: one
+thread, process CPU time; on a GPU wall time. "valid" is the mean over the points of the best
+validation accuracy, "test" the accuracy of the winner. Target on a CPU: 3 times the loop with
+scores within the band of ``hear_end_to_end`` (0.05).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_audio.probes.hear.grid import GridPoint, Schedule, full_grid
+from ssl_audio.probes.hear.mlp import probabilities
+from ssl_audio.probes.hear.training import predict, train_grid
+from ssl_audio.probes.metrics.scene import top1_accuracy
+
+# clips to train on, embedding size, classes, spread of the classes, epochs at most
+PROBLEMS = ((160, 8, 4, 0.7, 60), (320, 768, 10, 0.15, 15))
+Data = tuple[Tensor, Tensor]
+
+
+def problem(num_train: int, dim: int, classes: int, spread: float, device: str) -> dict[str, Data]:
+    """Noisy clusters: train, valid and test."""
+    rng = np.random.default_rng(0)
+    centres = spread * rng.standard_normal((classes, dim))
+    data = {}
+    for name, count in (("train", num_train), ("valid", num_train // 2), ("test", 1000)):
+        labels = rng.integers(classes, size=count)
+        x = centres[labels] + rng.standard_normal((count, dim))
+        targets = np.eye(classes, dtype=np.uint8)[labels]
+        data[name] = (
+            torch.tensor(x, dtype=torch.float32, device=device),
+            torch.tensor(targets, device=device),
+        )
+    return data
+
+
+def network(point: GridPoint, dim: int, classes: int) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    width = dim
+    for layer in range(point.hidden_layers + 1):
+        last = layer == point.hidden_layers
+        linear = nn.Linear(width, classes if last else point.hidden_dim)
+        gain = nn.init.calculate_gain("relu" if layer else "linear")
+        getattr(nn.init, f"{point.init}_")(linear.weight, gain=gain)
+        modules.append(linear)
+        if not last:
+            modules += [nn.BatchNorm1d(point.hidden_dim), nn.Dropout(point.dropout), nn.ReLU()]
+        width = point.hidden_dim
+    return nn.Sequential(*modules)
+
+
+def plain_loop(data: dict[str, Data], schedule: Schedule) -> tuple[float, float]:
+    """Mean validation score of the points, test score of the winner."""
+    results = []
+    for point in full_grid():
+        torch.manual_seed(0)
+        net = network(point, data["train"][0].shape[1], data["train"][1].shape[1])
+        results.append(train_one(net.to(data["train"][0].device), point, data, schedule))
+    return float(np.mean([score for score, _ in results])), max(results, key=lambda r: r[0])[1]
+
+
+def train_one(
+    net: nn.Module, point: GridPoint, data: dict[str, Data], schedule: Schedule
+) -> tuple[float, float]:
+    adam = torch.optim.Adam(net.parameters(), lr=point.lr)
+    (x, y), (valid_x, valid_y) = data["train"], data["valid"]
+    labels, valid_targets = y.argmax(1), valid_y.cpu().numpy()
+    best, state, waited = -1.0, {}, 0
+    for epoch in range(1, schedule.max_epochs + 1):
+        net.train()
+        for rows in torch.randperm(len(x), device=x.device).split(schedule.batch_size):
+            adam.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), labels[rows]).backward()
+            adam.step()
+        if epoch % schedule.validate_every:
+            continue
+        score = top1_accuracy(outputs(net, valid_x), valid_targets)
+        waited += 1
+        if score > best:
+            best, waited = score, 0
+            state = {name: value.clone() for name, value in net.state_dict().items()}
+        if waited == schedule.patience:
+            break
+    net.load_state_dict(state)
+    test_x, test_y = data["test"]
+    return best, top1_accuracy(outputs(net, test_x), test_y.cpu().numpy())
+
+
+@torch.no_grad()
+def outputs(net: nn.Module, x: Tensor) -> np.ndarray:
+    return probabilities(net.eval()(x), multilabel=False).cpu().numpy()
+
+
+def batched(data: dict[str, Data], schedule: Schedule, bf16: bool) -> tuple[float, float]:
+    """As ``plain_loop``."""
+    targets = data["valid"][1].cpu().numpy()
+    tried = train_grid(
+        full_grid(),
+        data["train"],
+        data["valid"],
+        lambda scores, loss: (top1_accuracy(scores, targets), None),
+        multilabel=False,
+        schedule=schedule,
+        shuffle=True,
+        seed=0,
+        bf16=bf16,
+    )
+    winner = max(tried, key=lambda trained: trained.score)
+    test_x, test_y = data["test"]
+    predicted = predict(winner, test_x, test_y.shape[1], multilabel=False)
+    test = top1_accuracy(predicted, test_y.cpu().numpy())
+    return float(np.mean([trained.score for trained in tried])), test
+
+
+def timed(call: Callable[[], tuple[float, float]], device: str) -> tuple[float, float, float]:
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    valid, test = call()
+    return clock() - start, valid, test
+
+
+def report(device: str) -> None:
+    for num_train, dim, classes, spread, epochs in PROBLEMS:
+        data = problem(num_train, dim, classes, spread, device)
+        schedule = Schedule(max_epochs=epochs)
+        batched(data, Schedule(max_epochs=3), True)  # what PyTorch imports on first use
+        peer, valid, test = timed(lambda d=data, s=schedule: plain_loop(d, s), device)
+        print(
+            f"{device}, 16 points, {num_train} clips of {dim}, {classes} classes, {epochs} epochs"
+        )
+        print(f"  loop             {peer:5.1f} s            valid {valid:.3f}, test {test:.3f}")
+        for bf16 in (False, True):
+            ours, valid, test = timed(lambda d=data, s=schedule, b=bf16: batched(d, s, b), device)
+            name = "bfloat16" if bf16 else "float32 "
+            print(f"  batched {name} {ours:5.1f} s, ratio {peer / ours:3.1f} "
+                  f"valid {valid:.3f}, test {test:.3f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    report(arguments.device)
