@@ -102,8 +102,9 @@ def _merged(section: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any
     merged = dict(section)
     for key, value in change.items():
         old = section.get(key)
-        nested = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merged(old, value) if nested else value  # type: ignore[arg-type]
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merged(old, value)
+        merged[key] = value
     return merged
 
 

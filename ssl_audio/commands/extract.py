@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ssl_audio.commands.streaming import add_streaming_options
+
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("extract", help="write frozen features of audio to a folder")
@@ -19,13 +21,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     command.add_argument("--split", help="of a data set with several")
-    command.add_argument("--device", help="the GPU if there is one by default")
     command.add_argument("--bf16", action="store_true", help="run the encoder in bfloat16")
-    command.add_argument("--batch-sec", type=float, default=60.0, help="audio in a batch, seconds")
-    command.add_argument(
-        "--window-sec", type=float, default=30.72, help="longest piece in one pass"
-    )
-    command.add_argument("--context-sec", type=float, default=2.56, help="dropped on either side")
+    add_streaming_options(command)
     command.set_defaults(run=run)
 
 

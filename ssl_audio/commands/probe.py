@@ -46,13 +46,12 @@ def _linear(arguments: argparse.Namespace, tasks: list[str] | None) -> dict:
 def _hear(arguments: argparse.Namespace, tasks: list[str] | None) -> dict:
     from pathlib import Path
 
-    import torch
-
     from ssl_audio import hub
+    from ssl_audio.devices import default_device
     from ssl_audio.probes.hear.leaderboard import read_table
     from ssl_audio.probes.hear.run import HearRun, encoder_and_baselines
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     hear = HearRun(
         Path(arguments.root),
         arguments.protocol,

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl_audio.commands.streaming import add_streaming_options, list_skipped
+
 if TYPE_CHECKING:
     from ssl_audio.tokenizers import SyllableTokenizer
 
@@ -26,17 +28,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=run)
 
 
-def add_streaming_options(command: argparse.ArgumentParser) -> None:
-    """How audio gets to a model; shared with ``tokenize``."""
-    command.add_argument("--device", help="the GPU if there is one by default")
-    command.add_argument("--batch-sec", type=float, default=60.0, help="audio in a batch, seconds")
-    command.add_argument(
-        "--window-sec", type=float, default=30.72, help="longest piece in one pass"
-    )
-    command.add_argument("--context-sec", type=float, default=2.56, help="dropped on either side")
-
-
 def run(arguments: argparse.Namespace) -> None:
+    from ssl_audio.devices import default_device
     from ssl_audio.extraction.inputs import open_input
     from ssl_audio.extraction.segment_files import (
         PLOT_SEC,
@@ -45,19 +38,14 @@ def run(arguments: argparse.Namespace) -> None:
         write_textgrid,
     )
     from ssl_audio.extraction.writers import file_name
-    from ssl_audio.probes.recordings import Windowing
+    from ssl_audio.probes.recordings import Windowing, recordings_of
     from ssl_audio.probes.stream import Failure
-    from ssl_audio.probes.token_stream import (
-        TokenTotals,
-        iter_tokens,
-        move_to_device,
-        recordings_of,
-    )
+    from ssl_audio.probes.token_stream import TokenTotals, iter_tokens
 
     tokenizer = syllable_tokenizer(
         arguments.model, arguments.norm_threshold, arguments.merge_threshold, arguments.layer
     )
-    move_to_device(tokenizer, arguments.device)
+    tokenizer.to(default_device(arguments.device))
     source = open_input(arguments.input)
     recordings = recordings_of(source)
     by_id = {recording.id: recording for recording in recordings}
@@ -79,25 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.plot:
             waveform = by_id[found.id].read(0.0, PLOT_SEC)
             write_plot(stem.with_name(f"{stem.name}.png"), found, waveform, tokenizer.frame_rate)
-    finish(output / "skipped.json", skipped, totals.num_recordings)
+    list_skipped(output / "skipped.json", skipped, totals.num_recordings)
     print(f"{output}: {totals}" + (f"; {len(skipped)} skipped" if skipped else ""))
-
-
-def finish(path: Path, skipped: dict[str, str], num_written: int) -> None:
-    """Lists what could not be used.
-
-    Raises:
-        ValueError: nothing could be.
-    """
-    from ssl_audio.files import write_json
-
-    if not num_written:
-        reason = next(iter(skipped.values()), "there is no audio in the input")
-        raise ValueError(f"nothing could be used: {reason}")
-    if skipped:
-        write_json(path, skipped)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def syllable_tokenizer(

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ssl_audio.commands.segment import add_streaming_options, finish
+from ssl_audio.commands.streaming import add_streaming_options, list_skipped
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -25,19 +25,15 @@ def run(arguments: argparse.Namespace) -> None:
     """One line per recording: ``id``, ``duration_sec``, ``codes`` (N lists of Q) and, where tokens
     have times of their own, ``start_sec`` and ``end_sec``."""
     from ssl_audio import hub
+    from ssl_audio.devices import default_device
     from ssl_audio.extraction.inputs import open_input
     from ssl_audio.files import replacing
-    from ssl_audio.probes.recordings import Windowing
+    from ssl_audio.probes.recordings import Windowing, recordings_of
     from ssl_audio.probes.stream import Failure
-    from ssl_audio.probes.token_stream import (
-        TokenTotals,
-        iter_tokens,
-        move_to_device,
-        recordings_of,
-    )
+    from ssl_audio.probes.token_stream import TokenTotals, iter_tokens
     from ssl_audio.tokenizers import SyllableTokenizer
 
-    tokenizer = move_to_device(hub.load_tokenizer(arguments.model), arguments.device)
+    tokenizer = hub.load_tokenizer(arguments.model).to(default_device(arguments.device))
     timed = isinstance(tokenizer, SyllableTokenizer) or arguments.deduplicate
     source = open_input(arguments.input)
     totals, skipped = TokenTotals(tokenizer.codebook_size), dict(source.skipped)
@@ -62,5 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
             if timed:
                 row |= {"start_sec": found.start_sec.tolist(), "end_sec": found.end_sec.tolist()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        finish(output.with_name(f"{output.name}.skipped.json"), skipped, totals.num_recordings)
+        list_skipped(
+            output.with_name(f"{output.name}.skipped.json"), skipped, totals.num_recordings
+        )
     print(f"{output}: {totals}" + (f"; {len(skipped)} skipped" if skipped else ""))

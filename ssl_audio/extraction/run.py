@@ -17,11 +17,12 @@ import torch
 
 from ssl_audio import hub
 from ssl_audio.data.source import Source
+from ssl_audio.devices import default_device
 from ssl_audio.extraction.inputs import open_input
 from ssl_audio.extraction.writers import Writer, writer_of
 from ssl_audio.files import write_json
 from ssl_audio.models.encoder import Encoder
-from ssl_audio.probes.recordings import Recording, Windowing
+from ssl_audio.probes.recordings import Recording, Windowing, recordings_of
 from ssl_audio.probes.sources import LAST_LAYER, EncoderLayers
 from ssl_audio.probes.stream import (
     BATCH_SEC,
@@ -119,7 +120,7 @@ def extract(
     writer_class = writer_of(file_format)
     encoder = model if isinstance(model, Encoder) else hub.load_encoder(model)
     names = layer_names(layers, encoder)
-    encoder = encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = encoder.to(default_device(device))
     autocast = torch.bfloat16 if bf16 else None
     features = EncoderLayers(encoder, names, autocast, merge_patches=False)
     source = input if isinstance(input, Source) else open_input(input, split)
@@ -191,13 +192,9 @@ class _Run:
         advance: Callable[[float], None],
     ) -> ExtractionReport:
         started = time.monotonic()
-        clips = self.source.clips
+        recordings = recordings_of(self.source)
         for block in self.writer.blocks():
-            recordings = [
-                Recording(clips[i].id, clips[i].duration_sec, partial(self.source.read, i))
-                for i in block
-            ]
-            for found in stream(recordings):
+            for found in stream([recordings[i] for i in block]):
                 self._take(block[found.index], found)
                 advance(self.audio_sec)
             self._list_skipped()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ssl_audio import audio
+from ssl_audio.data.source import Source
 
 # Starts of windows lie on this grid: whole frames at 100, 50, 25, 12.5 and 6.25 Hz, and whole
 # groups of the frames that Zipformer's inner stacks (8) and rows of BEATs' patches (8) merge.
@@ -31,6 +33,14 @@ class Recording:
     id: str
     duration_sec: float
     read: Callable[[float, float | None], np.ndarray]
+
+
+def recordings_of(source: Source) -> list[Recording]:
+    """Every clip of a source, in its order."""
+    return [
+        Recording(clip.id, clip.duration_sec, partial(source.read, index))
+        for index, clip in enumerate(source.clips)
+    ]
 
 
 class Window(NamedTuple):

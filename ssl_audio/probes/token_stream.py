@@ -8,13 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ssl_audio.data.source import Source
 from ssl_audio.hub import content_hash
 from ssl_audio.probes.isolation import device_of, undisturbed
 from ssl_audio.probes.metrics.token_quality import bit_rate, token_rate
@@ -101,14 +98,6 @@ class _CodeFrames:
         return {LAST_LAYER: tokens.codes.float()}, tokens.lengths
 
 
-def recordings_of(source: Source) -> list[Recording]:
-    """Every clip of a source."""
-    return [
-        Recording(clip.id, clip.duration_sec, partial(source.read, index))
-        for index, clip in enumerate(source.clips)
-    ]
-
-
 def iter_tokens(
     tokenizer: Tokenizer,
     recordings: Sequence[Recording],
@@ -172,8 +161,3 @@ def _clocked(
         codes = codes[new]
     times = edges / tokenizer.frame_rate
     return TokenSequence(recording.id, recording.duration_sec, codes, times[:-1], times[1:])
-
-
-def move_to_device(tokenizer: Tokenizer, device: str | None) -> Tokenizer:
-    """To ``device``, by default the GPU if there is one."""
-    return tokenizer.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,9 +48,3 @@ def build_encoder(model: Mapping[str, Any], start: str | None = None) -> Encoder
     if start is not None:
         load_strict(encoder, hub.load_encoder(start).state_dict(), start)
     return encoder
-
-
-def default_device(device: str | None) -> str:
-    """``device``, or this rank's GPU if there is one."""
-    local_rank = os.environ.get("LOCAL_RANK", "0")
-    return device or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")

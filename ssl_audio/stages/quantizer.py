@@ -13,10 +13,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ssl_audio import hub
 from ssl_audio.checkpoints import read_checkpoint
+from ssl_audio.devices import default_device
 from ssl_audio.files import replacing, write_json
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.pipeline import RunContext, Stage, provenance
-from ssl_audio.stages.common import build_data, default_device
+from ssl_audio.stages.common import build_data
 from ssl_audio.tokenizers.mvq import MultiCodebookQuantizer
 from ssl_audio.tokenizers.mvq_trainer import QuantizerTrainer, batch_indices
 from ssl_audio.tokenizers.teacher_tokens import (

@@ -11,8 +11,9 @@ from typing import Any
 from ssl_audio import hub
 from ssl_audio.data.segments import DOMAINS
 from ssl_audio.data.token_extraction import extract_tokens
+from ssl_audio.devices import default_device
 from ssl_audio.pipeline import RunContext, Stage, global_rank
-from ssl_audio.stages.common import build_data, default_device
+from ssl_audio.stages.common import build_data
 from ssl_audio.tasks.spear_loss import STRATEGIES
 
 POLL_SEC = 5.0  # between looks whether the other ranks have finished

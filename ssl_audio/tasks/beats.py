@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_audio import hub
-from ssl_audio.batch import IGNORE_CODE, AudioBatch, Tokens
+from ssl_audio.batch import IGNORE_CODE, AudioBatch
 from ssl_audio.models.beats import BeatsEncoder, TransformerConfig
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.models.label_predictor import LabelPredictor, predictor_layers
@@ -143,10 +143,6 @@ class BeatsTask(AdamWTask):
         ``predicted`` (P / 8, 8) of the hidden patches, ``usage`` (1, K) of the codes."""
         return {**self._figures, "usage": {self.name: self._usage}} if self._figures else {}
 
-    def on_fit_start(self) -> None:
-        for tokenizer in (self.tokenizers or {}).values():
-            tokenizer.to(self.device)
-
     def _predict(self, batch: AudioBatch, purpose: str) -> Prediction:
         """Drop patches, encode the others, predict; masks of "train" and "valid" differ."""
         features, feature_lengths = self.encoder.features(batch.waveforms, batch.lengths)
@@ -160,16 +156,10 @@ class BeatsTask(AdamWTask):
         )
         logits = self.predictor(out.frames, mask.visible, lengths, mask.masked)
         rate = self.encoder.frame_rate
-        codes = align_codes(self._labels(batch), patches.shape[1], rate, rate)[..., 0]
+        codes = align_codes(self.tokens_of(batch, self.name), patches.shape[1], rate, rate)[..., 0]
         targets = codes.flatten()[mask.masked]
         losses = masked_prediction_loss(logits, targets, self.label_smoothing)
         return Prediction(features, mask, codes, logits, targets, losses)
-
-    def _labels(self, batch: AudioBatch) -> Tokens:
-        if self.tokenizers is None:
-            assert self.name in batch.codes, f"batches without stored codes for {self.name}"
-            return batch.codes[self.name]
-        return self.tokenizers[self.name].encode(batch.waveforms, batch.lengths)
 
     def _mask(self, batch: AudioBatch, num_patches: int, purpose: str) -> PatchMask:
         samples = batch.lengths if batch.host_lengths is None else batch.host_lengths

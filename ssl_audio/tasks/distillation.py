@@ -80,6 +80,7 @@ class DistillationTask(AdamWTask):
         return self._teacher[0]
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self.teacher.to(self.device)
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_audio import hub
-from ssl_audio.batch import IGNORE_CODE, AudioBatch, Tokens, valid_mask
+from ssl_audio.batch import IGNORE_CODE, AudioBatch, valid_mask
 from ssl_audio.models.hubert import HubertEncoder
 from ssl_audio.tasks.adamw import AdamWTask, pair
 from ssl_audio.tasks.alignment import align_codes, frame_ratio
@@ -122,10 +122,6 @@ class HubertTask(AdamWTask):
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
         self.add_valid(self._sums(*self._predict(batch, "valid")))
 
-    def on_fit_start(self) -> None:
-        for tokenizer in (self.tokenizers or {}).values():
-            tokenizer.to(self.device)
-
     def _predict(self, batch: AudioBatch, purpose: str) -> tuple[TeacherLoss, Tensor, Tensor]:
         """Loss by masked and unmasked frames, the convolutions' mean square, units (B, T, 1)."""
         features, lengths = self.encoder.features(batch.waveforms, batch.lengths)
@@ -137,16 +133,10 @@ class HubertTask(AdamWTask):
         mask = self._mask(batch, x.shape[1], purpose).to(x.device)
         frames = self.encoder.encoder(self.encoder.masked(x, mask), num_frames)[-1]
         rates = self.encoder.frame_rate, self.spec.frame_rate
-        units = align_codes(self._units(batch), x.shape[1], *rates)
+        units = align_codes(self.tokens_of(batch, self.name), x.shape[1], *rates)
         units = units.masked_fill(~valid[..., None], IGNORE_CODE)
         loss, _ = teacher_loss(self.head(frames)[:, :, None], units, mask)
         return loss, penalty, units
-
-    def _units(self, batch: AudioBatch) -> Tokens:
-        if self.tokenizers is None:
-            assert self.name in batch.codes, f"batches without stored codes for {self.name}"
-            return batch.codes[self.name]
-        return self.tokenizers[self.name].encode(batch.waveforms, batch.lengths)
 
     def _mask(self, batch: AudioBatch, num_frames: int, purpose: str) -> Tensor:
         samples = batch.lengths if batch.host_lengths is None else batch.host_lengths

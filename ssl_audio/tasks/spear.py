@@ -294,10 +294,6 @@ class SpearTask(SummedLossTask):
         """Seconds of audio in one optimizer step, over all ranks."""
         return self.batch_sec * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
-    def on_fit_start(self) -> None:
-        for tokenizer in (self.tokenizers or {}).values():
-            tokenizer.to(self.device)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["encoder_training_state"] = self.encoder.training_state()

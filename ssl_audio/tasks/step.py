@@ -10,7 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ssl_audio.batch import AudioBatch
+from ssl_audio.batch import AudioBatch, Tokens
+from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,13 @@ class SummedLossTask(LightningModule):
     Args:
         seed: the run's seed.
         max_skipped_steps: give up after this many non-finite steps in a row.
+
+    Attributes:
+        tokenizers: what makes the labels in the step, by name, outside of the module tree; None
+            when the batches hold them.
     """
+
+    tokenizers: dict[str, Tokenizer] | None = None
 
     def __init__(self, seed: int, max_skipped_steps: int = 20) -> None:
         super().__init__()
@@ -42,6 +49,17 @@ class SummedLossTask(LightningModule):
         position = int(batch.sample_index[0])
         torch.manual_seed((self.seed * 1_000_003 + position) % 2**63)
         self._ids.extend(batch.ids)
+
+    def on_fit_start(self) -> None:
+        for tokenizer in (self.tokenizers or {}).values():
+            tokenizer.to(self.device)
+
+    def tokens_of(self, batch: AudioBatch, name: str) -> Tokens:
+        """The batch's tokens of one tokenizer, stored or made now."""
+        if self.tokenizers is None:
+            assert name in batch.codes, f"batches without stored codes for {name}"
+            return batch.codes[name]
+        return self.tokenizers[name].encode(batch.waveforms, batch.lengths)
 
     def end_step(self, loss_sum: Tensor, count: Tensor, clip_loss: Tensor) -> Tensor:
         """Remember how much ``loss_sum`` sums over; undo Lightning's division by accumulation.

@@ -158,10 +158,6 @@ class SylberTask(AdamWTask):
         super().optimizer_step(*args, **kwargs)
         self.teacher.update(self.encoder)
 
-    def on_fit_start(self) -> None:
-        for tokenizer in (self.tokenizers or {}).values():
-            tokenizer.to(self.device)
-
     def distill(
         self,
         clean: Tensor,

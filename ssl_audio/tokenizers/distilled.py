@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssl_audio.batch import Tokens, full_lengths, valid_mask
 from ssl_audio.checkpoints import CheckpointError, load_strict
 from ssl_audio.models.beats import BeatsConfig, BeatsEncoder
-from ssl_audio.models.beats.checkpoint import our_tensors, read_release
+from ssl_audio.models.beats.checkpoint import naming, our_tensors, read_release
 from ssl_audio.models.beats.config import TOKENIZER_KEYS
 from ssl_audio.tokenizers.ema_codebook import EMACodebook, Quantized
 from ssl_audio.tokenizers.mvq_search import full_float32
@@ -106,12 +106,8 @@ class DistilledTokenizer(Tokenizer):
             CheckpointError: not such a file.
         """
         tensors, config = read_release(path)
-        try:
+        with naming(path):
             return cls._from_official(tensors, config, path)
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
 
     @classmethod
     def _from_official(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def official_tensors(state_dict: Mapping[str, Tensor], num_layers: int) -> dict[
         else:
             tensors[name.replace("pos_conv.", "pos_conv.0.")] = tensor
     return tensors
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors about what the file holds become ``CheckpointError`` that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def read_release(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

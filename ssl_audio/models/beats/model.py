@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssl_audio.batch import EncoderOutput, full_lengths, valid_mask
-from ssl_audio.checkpoints import CheckpointError, load_strict
+from ssl_audio.checkpoints import load_strict
 from ssl_audio.frontends.kaldi import FRAME_LENGTH, FRAME_SHIFT, KaldiFbank
-from ssl_audio.models.beats.checkpoint import official_tensors, our_tensors, read_release
+from ssl_audio.models.beats.checkpoint import naming, official_tensors, our_tensors, read_release
 from ssl_audio.models.beats.config import NUM_MEL_BINS, BeatsConfig
 from ssl_audio.models.beats.transformer import PositionalTransformer
 from ssl_audio.models.encoder import Encoder
@@ -94,12 +94,8 @@ class BeatsEncoder(Encoder):
             CheckpointError: not such a file.
         """
         tensors, config = read_release(path)
-        try:
+        with naming(path):
             return cls._from_official(tensors, config, path)
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
 
     @classmethod
     def _from_official(
