@@ -34,6 +34,43 @@ def gaussian_boundary(
     return torch.where(half_b > 0, -c / (half_b + root), (root - half_b) / a)
 
 
+def fit_norm_statistics(norms: Tensor, max_iters: int = 100) -> dict[str, float]:
+    """Statistics that :class:`NormThreshold` can begin with, from norms nobody has labelled.
+
+    The fixed point of its own update: the two groups are split where their squared deviations are
+    smallest, then again and again at the boundary between the Gaussians of the groups.
+
+    Args:
+        norms: (F,) of frames of speech with its pauses.
+
+    Returns:
+        ``signal_mean``, ``signal_var``, ``noise_mean``, ``noise_var``.
+
+    Raises:
+        ValueError: norms that do not differ.
+    """
+    x = norms.flatten().double().cpu().sort().values
+    sums, counts = x.cumsum(0), torch.arange(1, len(x) + 1)
+    if not len(x) or not x[-1] - x[0] > 1e-3 * x[-1]:
+        raise ValueError(
+            "frames of speech and of silence have the same norm, so norms cannot tell them apart; "
+            "set norm_threshold=0 to take every frame for speech"
+        )
+    # Between-group variance of every split; the means alone decide.
+    low, high = sums / counts, (x.sum() - sums) / (len(x) - counts).clamp_min(1)
+    split = int((counts * (len(x) - counts) * (high - low).square()).argmax()) + 1
+    for _ in range(max_iters):
+        noise, signal = x[:split], x[split:]
+        moments = [signal.mean(), signal.var(correction=0), noise.mean(), noise.var(correction=0)]
+        boundary = gaussian_boundary(*moments).item()
+        moved = split if math.isnan(boundary) else int(torch.searchsorted(x, boundary))
+        if moved in (split, 0, len(x)):
+            break
+        split = moved
+    names = ("signal_mean", "signal_var", "noise_mean", "noise_var")
+    return dict(zip(names, map(float, moments), strict=True))
+
+
 class NormThreshold(nn.Module):
     """Running statistics of the norms of speech and silence, and the threshold between them.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_audio.tokenizers import NormThreshold
-from ssl_audio.tokenizers.norm_threshold import gaussian_boundary
+from ssl_audio.tokenizers.norm_threshold import fit_norm_statistics, gaussian_boundary
 
 SYLBER = {"signal_mean": 6.1, "signal_var": 0.87, "noise_mean": 0.34, "noise_var": 0.34}
 
@@ -77,3 +77,25 @@ def test_ranks_move_together(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: x.add_(moments))
     rank.update(norms[0], speech[0], norms[0], ~speech[0])
     torch.testing.assert_close(rank.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_statistics_of_a_mixture_are_found_without_labels(share):
+    torch.manual_seed(0)
+    speech = torch.rand(20_000) < share
+    norms = torch.where(
+        speech, 6.1 + 0.93 * torch.randn(20_000), (0.34 + 0.1 * torch.randn(20_000)).abs()
+    )
+    found = fit_norm_statistics(norms)
+    assert found["signal_mean"] == pytest.approx(6.1, abs=0.1)
+    assert found["signal_var"] == pytest.approx(0.87, rel=0.15)
+    assert found["noise_mean"] == pytest.approx(0.34, abs=0.05)
+    threshold = NormThreshold(**found, decay=1.0)().item()
+    assert ((norms >= threshold) == speech).float().mean() > 0.99
+
+
+def test_two_values_are_two_classes_and_one_value_is_none():
+    found = fit_norm_statistics(torch.tensor([1.0, 1.0, 4.0]))
+    assert (found["noise_mean"], found["signal_mean"]) == (1.0, 4.0)
+    with pytest.raises(ValueError, match="have the same norm"):
+        fit_norm_statistics(torch.full((5,), 3.0))
