@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # Speed ratios against peers; minutes, on an otherwise idle machine.
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-bench
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 $(VENV)/.installed-%: pyproject.toml
