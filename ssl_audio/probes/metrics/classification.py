@@ -50,10 +50,34 @@ def bootstrap_interval(
     _, group_index = np.unique(np.asarray(groups), return_inverse=True)
     hits = np.bincount(group_index, weights=correct.astype(np.float64))
     sizes = np.bincount(group_index).astype(np.float64)
+    return ratio_interval(hits, sizes, seed=seed, num_draws=num_draws, level=level)
+
+
+def ratio_interval(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    *,
+    seed: int,
+    num_draws: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of sum(numerators) / sum(denominators) when rows are drawn anew.
+
+    Args:
+        numerators, denominators: (N,), what each clip adds: hits and frames, errors and words.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper end; NaN for empty input, draws whose denominators are all 0 do not count.
+    """
+    if not len(numerators):
+        return float("nan"), float("nan")
+    count = len(numerators)
     draws = np.random.default_rng(seed).multinomial(
-        len(sizes), np.full(len(sizes), 1 / len(sizes)), size=num_draws
+        count, np.full(count, 1 / count), size=num_draws
     )
-    values = (draws @ hits) / (draws @ sizes)
+    below = draws @ denominators
+    values = (draws @ numerators)[below > 0] / below[below > 0]
     tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (np.nan, np.nan)
     return float(low), float(high)

@@ -1,0 +1,1 @@
+"""SUPERB: frozen encoders, learned layer weights, one small head for each task."""
