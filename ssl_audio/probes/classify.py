@@ -1,8 +1,8 @@
-"""One probe: linear classifiers on frozen features, chosen on valid, read once on test.
+"""One probe: a classifier on frozen features, chosen on valid, read once on test.
 
-Every source of features (trained, untrained, log-mel) goes through the same steps: standardise with
-the training split, fit a multinomial logistic regression on each layer (and on all layers side by
-side) for each penalty, keep the pair with the best valid accuracy, score it on test.
+Every source of features (trained, untrained, log-mel) goes through the same steps: standardise
+with the training split, fit a head (``heads``) on each layer and under each setting of its grid,
+keep the candidate that is best on valid, score it on test.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_audio.probes.boundary_task import THRESHOLDS, count_hits, f1_interval, f1_score
 from ssl_audio.probes.features import PooledFeatures
-from ssl_audio.probes.linear import Standardiser, fit_logistic_path
+from ssl_audio.probes.heads import HEADS, Candidate, HeadSettings, TaskData
+from ssl_audio.probes.linear import Standardiser
 from ssl_audio.probes.metrics import accuracy, bootstrap_interval, macro_f1
 from ssl_audio.probes.suite import SPLITS, Example, ProbeTask
 
-ALL_LAYERS = "all"  # every layer side by side
-MAX_RANK = 2048  # side by side only where the smaller of examples and channels stays below this
+LINEAR, BOUNDARIES = "linear", "boundaries"
+PROBES = (*HEADS, BOUNDARIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,56 +52,73 @@ class ProbeSettings:
         if not self.inverse_penalties or min(self.inverse_penalties) <= 0:
             raise ValueError(f"inverse_penalties must be positive, got {self.inverse_penalties}")
 
+    @property
+    def heads(self) -> HeadSettings:
+        return HeadSettings(self.inverse_penalties, self.max_iters)
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeScore:
-    """Test accuracy of one task, how it was chosen and how sure it is.
+    """Test score of one task, how it was chosen and how sure it is.
 
     Attributes:
-        value: test accuracy of the chosen layer and penalty.
+        probe: the head, a name of ``HEADS``, or "boundaries".
+        value: test accuracy (F1 of boundaries) of the chosen layer and setting.
         ci95: bootstrap interval of ``value`` over test clips.
-        macro_f1: of the same predictions.
-        majority: test accuracy of always answering the most frequent training label.
+        macro_f1: of the same predictions; None for boundaries.
+        majority: test accuracy of always answering the most frequent training label; None for
+            boundaries.
         layer: chosen; ``all`` is every layer side by side.
-        inverse_penalty: chosen C.
-        valid: valid accuracy of the choice.
-        grid: valid accuracy by layer, one entry per penalty.
+        chosen: the setting.
+        valid: valid score of the choice.
+        grid: valid score by layer, one entry per setting.
     """
 
     task: str
     unit: str
+    probe: str
+    metric: str
     value: float
     ci95: tuple[float, float]
-    macro_f1: float
-    majority: float
+    macro_f1: float | None
+    majority: float | None
     layer: str
-    inverse_penalty: float
+    chosen: Mapping[str, Any]
     valid: float
-    grid: Mapping[str, tuple[float, ...]]
+    grid: Mapping[str, Sequence[float]]
     num_classes: int
     num_train: int
     num_valid: int
     num_test: int
     seconds: float
-    metric: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    layer: str
-    penalty: int
-    quality: tuple[float, float]  # accuracy on valid and, for equals, its negative cross-entropy
-    predicted: np.ndarray  # class index of each test example
+    candidate: Candidate
+    quality: tuple[float, float]  # on valid, and what decides between equals
+    threshold: float  # of boundaries
+    grid: dict[str, list[float]]
 
 
-def run_probe(task: ProbeTask, features: PooledFeatures, settings: ProbeSettings) -> ProbeScore:
+# Logits on valid to a score, what decides between equals, and a threshold.
+_Judge = Callable[[Tensor], tuple[float, float, float]]
+
+
+def run_probe(
+    task: ProbeTask, features: PooledFeatures, settings: ProbeSettings, probe: str = LINEAR
+) -> ProbeScore:
     """Fits, chooses and scores one task.
+
+    Args:
+        probe: a name of ``HEADS``; "boundaries" for a boundary task.
 
     Raises:
         ValueError: a task that cannot be probed (a split without features, a single class), or
             features that are not finite in every layer.
     """
     started = time.perf_counter()
+    assert (probe == BOUNDARIES) == (task.unit == "boundary")
     if task.problem is not None:
         raise ValueError(task.problem)
     examples: dict[str, list[Example]] = {}
@@ -110,25 +130,34 @@ def run_probe(task: ProbeTask, features: PooledFeatures, settings: ProbeSettings
     classes = sorted({example.label for example in examples["train"]})
     if len(classes) < 2:
         raise ValueError(f"split 'train' has only one class, {classes[0]!r}")
-    targets = {split: _class_indices(examples[split], classes) for split in SPLITS}
     layers = {name: {split: tables[split][name] for split in SPLITS} for name in tables["train"]}
-    choice, grid = _choose(layers, targets, len(classes), settings)
-
-    correct = choice.predicted == targets["test"]
-    majority = Counter(targets["train"].tolist()).most_common(1)[0][0]
+    layers = {name: _standardise(splits) for name, splits in layers.items() if _finite(splits)}
+    if not layers:
+        raise ValueError("the features hold NaN or infinite values in every layer")
+    data = TaskData(
+        layers,
+        {split: _class_indices(examples[split], classes) for split in SPLITS},
+        len(classes),
+        seed=zlib.crc32(task.name.encode()),
+    )
+    judge = _boundary_judge(examples["valid"]) if probe == BOUNDARIES else _class_judge(data)
+    candidates = HEADS[LINEAR if probe == BOUNDARIES else probe](data, settings.heads)
+    choice = _choose(candidates, judge)
+    logits = choice.candidate.test()
+    if probe == BOUNDARIES:
+        scored = _boundary_scores(logits, choice.threshold, examples["test"], data.seed)
+    else:
+        scored = _class_scores(logits, data, examples["test"])
+    threshold = {"threshold": choice.threshold} if probe == BOUNDARIES else {}
     return ProbeScore(
         task=task.name,
         unit=task.unit,
-        value=accuracy(choice.predicted, targets["test"]),
-        ci95=bootstrap_interval(
-            correct, [e.clip for e in examples["test"]], seed=zlib.crc32(task.name.encode())
-        ),
-        macro_f1=macro_f1(choice.predicted, targets["test"]),
-        majority=float(np.mean(targets["test"] == majority)),
-        layer=choice.layer,
-        inverse_penalty=settings.inverse_penalties[choice.penalty],
+        probe=probe,
+        **scored,
+        layer=choice.candidate.layer,
+        chosen={**choice.candidate.setting, **threshold},
         valid=choice.quality[0],
-        grid=grid,
+        grid=choice.grid,
         num_classes=len(classes),
         num_train=len(examples["train"]),
         num_valid=len(examples["valid"]),
@@ -137,44 +166,66 @@ def run_probe(task: ProbeTask, features: PooledFeatures, settings: ProbeSettings
     )
 
 
-def _choose(
-    layers: dict[str, dict[str, Tensor]],
-    targets: Mapping[str, np.ndarray],
-    num_classes: int,
-    settings: ProbeSettings,
-) -> tuple[_Choice, dict[str, tuple[float, ...]]]:
-    """The best (layer, penalty) on valid, and the valid accuracies of the whole grid."""
-    layers = {name: splits for name, splits in layers.items() if _finite(splits)}
-    if not layers:
-        raise ValueError("the features hold NaN or infinite values in every layer")
-    standardised = {name: _standardise(splits) for name, splits in layers.items()}
-    width = sum(splits["train"].shape[1] for splits in standardised.values())
-    if len(layers) > 1 and min(width, len(targets["train"])) <= MAX_RANK:
-        standardised[ALL_LAYERS] = {
-            split: torch.cat([splits[split] for splits in standardised.values()], dim=1)
-            for split in SPLITS
-        }
-    labels = torch.from_numpy(targets["train"])
+def _choose(candidates: Iterable[Candidate], judge: _Judge) -> _Choice:
+    """The best candidate on valid, and the valid scores of all by layer."""
     best: _Choice | None = None
-    grid: dict[str, tuple[float, ...]] = {}
-    for name, splits in standardised.items():
-        path = fit_logistic_path(
-            splits["train"],
-            labels,
-            num_classes,
-            settings.inverse_penalties,
-            max_iters=settings.max_iters,
-        )
-        valid = path.logits(splits["valid"])
-        scores = [accuracy(logits.argmax(-1).numpy(), targets["valid"]) for logits in valid]
-        grid[name] = tuple(scores)
-        for penalty, score in enumerate(scores):
-            quality = (score, -_cross_entropy(valid[penalty], targets["valid"]))
-            if best is None or quality > best.quality:
-                test = path.logits(splits["test"])[penalty].argmax(-1).numpy()
-                best = _Choice(name, penalty, quality, test)
+    grid: dict[str, list[float]] = {}
+    for candidate in candidates:
+        score, tie, threshold = judge(candidate.valid)
+        grid.setdefault(candidate.layer, []).append(score)
+        if best is None or (score, tie) > best.quality:
+            best = _Choice(candidate, (score, tie), threshold, grid)
     assert best is not None
-    return best, grid
+    return best
+
+
+def _class_judge(data: TaskData) -> _Judge:
+    targets = data.targets["valid"]
+
+    def judge(logits: Tensor) -> tuple[float, float, float]:
+        score = accuracy(logits.argmax(-1).numpy(), targets)
+        return score, -_cross_entropy(logits, targets), 0.0
+
+    return judge
+
+
+def _class_scores(logits: Tensor, data: TaskData, examples: Sequence[Example]) -> dict[str, Any]:
+    predicted, targets = logits.argmax(-1).numpy(), data.targets["test"]
+    majority = Counter(data.targets["train"].tolist()).most_common(1)[0][0]
+    return {
+        "metric": "accuracy",
+        "value": accuracy(predicted, targets),
+        "ci95": bootstrap_interval(
+            predicted == targets, [e.clip for e in examples], seed=data.seed
+        ),
+        "macro_f1": macro_f1(predicted, targets),
+        "majority": float(np.mean(targets == majority)),
+    }
+
+
+def _boundary_judge(examples: Sequence[Example]) -> _Judge:
+    """F1 on valid at the best threshold; of equal ones the highest."""
+
+    def judge(logits: Tensor) -> tuple[float, float, float]:
+        shares = logits.softmax(-1)[:, 0].numpy()
+        scores = [(f1_score(count_hits(shares, examples, t)[1]), t) for t in THRESHOLDS]
+        score, threshold = max(scores)
+        return score, 0.0, threshold
+
+    return judge
+
+
+def _boundary_scores(
+    logits: Tensor, threshold: float, examples: Sequence[Example], seed: int
+) -> dict[str, Any]:
+    _, counts = count_hits(logits.softmax(-1)[:, 0].numpy(), examples, threshold)
+    return {
+        "metric": "f1_20ms",
+        "value": f1_score(counts),
+        "ci95": f1_interval(counts, seed),
+        "macro_f1": None,
+        "majority": None,
+    }
 
 
 def _cross_entropy(logits: Tensor, targets: np.ndarray) -> float:

@@ -75,7 +75,7 @@ def fit_logistic_path(
         tolerance: stop when no entry of the scaled gradient of the mean loss exceeds it.
     """
     count = len(labels)
-    scores, axes, curvature = _principal_axes(features)
+    scores, axes, curvature = principal_axes(features)
     design = torch.cat([scores, torch.ones(count, 1)], dim=1)
     curvature = torch.cat([curvature, torch.ones(1)])
     penalty = 1 / (torch.tensor(list(inverse_penalties), dtype=torch.float32)[:, None] * count)
@@ -110,7 +110,7 @@ def fit_logistic_path(
     return LogisticPath(axes @ weight[:, :-1], weight[:, -1])
 
 
-def _principal_axes(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def principal_axes(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, D) centred to scores (N, R), axes (D, R) and variances (R,) of its principal axes."""
     count, dim = features.shape
     wide = dim > count

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 SPLITS = ("train", "valid", "test")
 
-Unit = Literal["clip", "segment", "frame"]
+Unit = Literal["clip", "segment", "frame", "boundary"]
 Pooling = Literal["mean", "mean_std"]
 
 
@@ -54,7 +54,8 @@ class ProbeTask:
     Attributes:
         name: e.g. "language".
         unit: "clip" and "segment" examples are pooled to mean and standard deviation over time
-            (segments also tell their duration), "frame" examples are single frames.
+            (segments also tell their duration), "frame" examples are single frames, "boundary" ones
+            all frames of a stretch (``boundary_task``).
         examples: by split name; train fits the head, valid chooses layer and penalty, test is read
             once.
     """
@@ -65,7 +66,7 @@ class ProbeTask:
 
     @property
     def pooling(self) -> Pooling:
-        return "mean" if self.unit == "frame" else "mean_std"
+        return "mean" if self.unit in ("frame", "boundary") else "mean_std"
 
     def span(self, example: Example) -> Span:
         return Span(example.clip, example.start_sec, example.end_sec, self.pooling)
@@ -110,6 +111,33 @@ class ProbeSuite:
         used = sorted({span.clip for span in self.spans()})
         digest.update(repr([(c, round(self.clips[c].duration_sec, 4)) for c in used]).encode())
         return digest.hexdigest()[:16]
+
+    def restricted(self, clips: Collection[str]) -> ProbeSuite:
+        """The examples of these clips alone."""
+        return self._with_examples(
+            lambda task, split: [e for e in task.examples[split] if e.clip in clips]
+        )
+
+    def thinned(self, allowed: Callable[[int], int]) -> ProbeSuite:
+        """Fewer clips in each split of each task, classes served in turn.
+
+        Args:
+            allowed: number of clips to what it becomes.
+        """
+
+        def kept(task: ProbeTask, split: str) -> list[Example]:
+            examples = task.examples[split]
+            count = allowed(len({example.clip for example in examples}))
+            return limit_clips(examples, count, f"{task.name}/{split}")
+
+        return self._with_examples(kept)
+
+    def _with_examples(self, choose: Callable[[ProbeTask, str], Sequence[Example]]) -> ProbeSuite:
+        tasks = (
+            replace(task, examples={split: tuple(choose(task, split)) for split in SPLITS})
+            for task in self.tasks
+        )
+        return replace(self, tasks=tuple(tasks))
 
     def only(self, names: Sequence[str] | None) -> ProbeSuite:
         """The suite with these tasks. ValueError for a name that it does not have."""

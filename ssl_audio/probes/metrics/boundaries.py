@@ -76,7 +76,7 @@ def boundary_score(
     for segments, found in zip(reference, predicted, strict=True):
         true = _distinct(np.reshape(segments, -1)) + shift_sec
         guess = _distinct(np.reshape(found, (-1, 2))[:, 0])
-        hits += _count_matches(true.tolist(), guess.tolist(), tolerance_sec + ROUNDING_SEC)
+        hits += count_matches(true.tolist(), guess.tolist(), tolerance_sec + ROUNDING_SEC)
         num_reference += len(true)
         num_predicted += len(guess)
     return BoundaryScore(hits, num_reference, num_predicted)
@@ -120,8 +120,9 @@ def _distinct(times: np.ndarray) -> np.ndarray:
     return np.unique(np.round(np.asarray(times, np.float64) / ROUNDING_SEC)) * ROUNDING_SEC
 
 
-def _count_matches(true: list[float], guess: list[float], tolerance: float) -> int:
-    """Both ascending; an unmatched earlier one is given up."""
+def count_matches(true: list[float], guess: list[float], tolerance: float) -> int:
+    """Pairs at most ``tolerance`` apart of two ascending lists; an unmatched earlier one is given
+    up."""
     hits = i = j = 0
     while i < len(true) and j < len(guess):
         if abs(true[i] - guess[j]) <= tolerance:
