@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
@@ -68,6 +69,7 @@ def main() -> None:
     keep_freed_memory()
     register_resolvers()
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file it reads
+    warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # its own affair
     overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
     if overrides == sys.argv[1:]:  # flags such as --help, --cfg and --multirun are Hydra's own
         try:
