@@ -320,8 +320,10 @@ def _load_training_checkpoint(path: Path, content: Mapping[str, Any]) -> Any:
         raise CheckpointError(f"{path} is a training checkpoint without an encoder in it")
     encoder = build(description, path)
     # torch.compile keeps the module it wraps under _orig_mod
-    state_dict = {name.replace("_orig_mod.", ""): x for name, x in content["state_dict"].items()}
-    load_strict(encoder, without_prefix(state_dict, "encoder."), path)
+    average = content.get("encoder_average", {}).get("weights")  # what the run would export
+    weights = average or without_prefix(content["state_dict"], "encoder.")
+    weights = {name.replace("_orig_mod.", ""): x for name, x in weights.items()}
+    load_strict(encoder, weights, path)
     return encoder
 
 

@@ -56,6 +56,7 @@ TINY = [
     "data.max_sec=0.5",
     "data.valid_fraction=0.15",
     f"task.max_steps={STEPS}",
+    "task.average={every:2,steps:14}",  # from a step before the first checkpoint on
     "trainer.val_check_interval=4",
     "trainer.log_every_n_steps=1",
     "+trainer.enable_progress_bar=false",

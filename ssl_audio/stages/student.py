@@ -23,7 +23,8 @@ class StudentStage(Stage):
         model: ``kind`` and ``config`` of the encoder.
         task: section of the task, ``_target_`` and its own arguments.
         tokens: "online" or "stored".
-        tokenizers: teacher name to an export or ``stage:NAME``; null for a teacher left out.
+        tokenizers: teacher name to an export or ``stage:NAME``; null for a teacher left out. Empty
+            for a task that needs none.
         data: section of the data module.
         trainer, callbacks, logger: their sections.
         checkpoint_every: optimizer steps between checkpoints.
@@ -63,17 +64,20 @@ class StudentStage(Stage):
         }
         data = build_data(self.data, self.seed)
         online: dict[str, Tokenizer] | None = tokenizers
-        if self.tokens == "stored":
+        if tokenizers and self.tokens == "stored":
             data.use_tokens(self._stores(context, data.segments.fingerprint))
             online = None
+        labels: dict[str, Any] = {}
+        if tokenizers:
+            specs = {name: _spec(tokenizer) for name, tokenizer in tokenizers.items()}
+            labels = {"tokens": specs, "tokenizers": online}
         start = None if self.start is None else context.resolve(self.start)
         with seeded(self.seed):
             task = construct(
                 self.task,
                 "task",
                 encoder=build_encoder(self.model, start),
-                tokens={name: _spec(tokenizer) for name, tokenizer in tokenizers.items()},
-                tokenizers=online,
+                **labels,
                 seed=self.seed,
             )
         trainer = build_trainer(self.sections, directory)
@@ -82,7 +86,7 @@ class StudentStage(Stage):
         rank_zero_print(f"encoder: {weights / 1e6:.3f} M parameters")
         fit(trainer, task, data, directory)
         if global_rank() == 0:
-            hub.save(task.encoder, directory / "export", provenance(directory))
+            hub.save(task.finished_encoder(), directory / "export", provenance(directory))
 
     def _stores(self, context: RunContext, data_fingerprint: str) -> dict[str, TokenStore]:
         return {

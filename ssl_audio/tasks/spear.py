@@ -15,6 +15,7 @@ needs no generator state, and neither ranks nor accumulation change what a clip 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ from ssl_audio.tasks.codebook_usage import codebook_perplexity, codebook_usage
 from ssl_audio.tasks.masking import mask_features, output_mask, span_mask
 from ssl_audio.tasks.spear_loss import STRATEGIES, SpearLoss, spear_loss
 from ssl_audio.tasks.step import SummedLossTask
+from ssl_audio.tasks.weight_average import WeightAverage
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 
@@ -84,6 +86,8 @@ class SpearTask(SummedLossTask):
         optimizer: arguments of ``ScaledAdam``.
         schedule: arguments of ``eden_lr``, with ``lr_hours`` in hours of audio.
         schedule_batch_sec: the encoder's own schedules count batches of this many seconds.
+        average: ``every`` and ``steps`` of the ``WeightAverage`` that the run exports, or None for
+            the last step's weights.
         batch_sec: seconds of audio in one micro-batch; turns steps into hours and into batches.
         seed: the run's seed.
         max_steps: optimizer steps of the run; read by the trainer.
@@ -108,6 +112,7 @@ class SpearTask(SummedLossTask):
         optimizer: Mapping[str, Any],
         schedule: Mapping[str, Any],
         schedule_batch_sec: float,
+        average: Mapping[str, int] | None,
         batch_sec: float,
         seed: int,
         max_steps: int,
@@ -141,6 +146,7 @@ class SpearTask(SummedLossTask):
         self.token_mixing, self.utterance_mixing = token_mixing, utterance_mixing
         self.optimizer_config, self.schedule = dict(optimizer), dict(schedule)
         self.batch_sec, self.schedule_batch_sec = batch_sec, schedule_batch_sec
+        self.average = None if average is None else WeightAverage(**average, max_steps=max_steps)
         self._usage: dict[str, Tensor] = {}
         self._valid_sums: dict[str, Tensor] = {}
         self._figures: dict[str, Any] = {}
@@ -290,6 +296,18 @@ class SpearTask(SummedLossTask):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
         }
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None and self.global_rank == 0:  # the rank that writes checkpoints
+            self.average.update(self.encoder, self.global_step + 1)
+
+    def finished_encoder(self) -> Encoder:
+        if self.average is None or not self.average.weights:
+            return self.encoder
+        encoder = copy.deepcopy(self.encoder)
+        encoder.load_state_dict(self.average.weights)
+        return encoder
+
     def _step_sec(self) -> float:
         """Seconds of audio in one optimizer step, over all ranks."""
         return self.batch_sec * self.trainer.world_size * self.trainer.accumulate_grad_batches
@@ -297,10 +315,14 @@ class SpearTask(SummedLossTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["encoder_training_state"] = self.encoder.training_state()
+        if self.average is not None:
+            checkpoint["encoder_average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.encoder.load_training_state(checkpoint["encoder_training_state"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["encoder_average"])
 
     # ---- logging
 

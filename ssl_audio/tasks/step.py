@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ssl_audio.batch import AudioBatch, Tokens
+from ssl_audio.models.encoder import Encoder
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,12 @@ class SummedLossTask(LightningModule):
         max_skipped_steps: give up after this many non-finite steps in a row.
 
     Attributes:
+        encoder: in training, of the tasks that pre-train one.
         tokenizers: what makes the labels in the step, by name, outside of the module tree; None
             when the batches hold them.
     """
 
+    encoder: Encoder
     tokenizers: dict[str, Tokenizer] | None = None
 
     def __init__(self, seed: int, max_skipped_steps: int = 20) -> None:
@@ -113,6 +116,10 @@ class SummedLossTask(LightningModule):
         bad = [name for name, finite in zip(self._ids, losses, strict=True) if not finite]
         names = ", ".join((bad or self._ids)[:shown]) + (" ..." if len(bad) > shown else "")
         return f"the loss of {names} is not finite" if bad else f"finite losses, of {names}"
+
+    def finished_encoder(self) -> Encoder:
+        """What a run of this task exports."""
+        return self.encoder
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_in_a_row"] = self._skipped_in_a_row

@@ -47,6 +47,7 @@ def make_task(*, regularize=False, batch_sec=1.0, tokens=TOKENS, tokenizers=None
         "optimizer": {"lr": 0.1, "eps": 1e-3},  # eps: gradients that are noise move nothing
         "schedule": {"lr_batches": 100, "lr_hours": 1, "warmup_batches": 2},
         "schedule_batch_sec": 600.0,
+        "average": None,
         "max_steps": STEPS,
     }
     with seeded(5):
