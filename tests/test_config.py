@@ -33,6 +33,7 @@ NEEDED = {
     "finetune": ["model.source=ENCODER", "data.root=DIR", "data.task=TASK"],
     "finetune_multilabel": ["model.source=ENCODER", "data.root=DIR", "data.task=TASK"],
     "spear_from_beats": ["teacher=ENCODER"],
+    "units": ["encoder=ENCODER"],
 }
 SPEAR = ["speech_quantizer", "audio_quantizer", "tokens", "student", "probe"]
 BEATS = [f"{name}_{i}" for i in (1, 2) for name in ("tokenizer", "tokens", "encoder")] + ["probe"]
@@ -44,6 +45,7 @@ STAGES = {
     "spear_from_beats": SPEAR,
     "spear_speech": [SPEAR[0], *SPEAR[2:]],
     "spear_unified": SPEAR,
+    "units": ["units"],
 }
 SCALES = [
     (experiment, scale)
