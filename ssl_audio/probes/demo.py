@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_audio.probes.boundary_task import FRAME_SEC, boundary_task
 from ssl_audio.probes.suite import (
     SPLITS,
     Example,
@@ -28,7 +29,6 @@ CLIP_TASKS = {
     "instrument": "instrument",
 }
 FRAME_TASK = "phones"
-FRAME_SEC = 0.02  # the grid on which frames are drawn from the phones, whatever is probed
 SILENCE = "sil"
 MAX_PHONES = 30
 MAX_FRAMES = {"train": 2000, "valid": 600, "test": 1500}
@@ -41,7 +41,8 @@ def demo_suite(
     max_clips: int | None = None,
     seed: int = 0,
 ) -> ProbeSuite:
-    """Clip-level tasks (language, voice, sound event, pitch, instrument) and frame-level phones.
+    """Clip-level tasks (language, voice, sound event, pitch, instrument), phones of frames, and the
+    boundaries of phones.
 
     Args:
         directory: the corpus as ``datasets`` saved it.
@@ -60,7 +61,7 @@ def demo_suite(
         for row in rows
     }
     built = [_clip_task(name, column, rows) for name, column in CLIP_TASKS.items()]
-    built.append(_phone_task(rows, seed))
+    built += [_phone_task(rows, seed), _boundary_task(rows)]
     return ProbeSuite("demo", clips, tuple(built)).only(tasks)
 
 
@@ -126,6 +127,15 @@ def _phone_task(rows: Sequence[Mapping[str, Any]], seed: int) -> ProbeTask:
         frames = [example for example in task.examples[split] if example.label in kept]
         examples[split] = tuple(limit_examples(frames, MAX_FRAMES[split], f"{seed}/{split}"))
     return ProbeTask(FRAME_TASK, "frame", examples)
+
+
+def _boundary_task(rows: Sequence[Mapping[str, Any]]) -> ProbeTask:
+    segments: dict[str, dict[str, list[tuple[float, float]]]] = {split: {} for split in SPLITS}
+    for row in rows:
+        if row["phones"]:
+            times = [(phone["start_sec"], phone["end_sec"]) for phone in row["phones"]]
+            segments[row["split"]][row["id"]] = times
+    return boundary_task(FRAME_TASK, segments)
 
 
 def _task(

@@ -1,7 +1,8 @@
 """Probe suite from csv files: ``ROOT/probes/TASK/{train,valid,test}.csv``.
 
 Each csv has columns ``path`` (relative to ROOT) and ``label``; with ``start`` and ``end`` (seconds)
-a row is a segment, else the whole clip. Further columns are ignored.
+a row is a segment, else the whole clip. Further columns are ignored. Segments make up a second
+task, ``TASK_boundaries``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_audio import audio
+from ssl_audio.probes.boundary_task import SUFFIX, boundary_task
 from ssl_audio.probes.suite import (
     SPLITS,
     Example,
@@ -59,31 +61,43 @@ def folder_suite(
         limits: caps per task.
 
     Returns:
-        The suite; files that cannot be read are named in its ``left_out``.
+        The suite; its ``left_out`` names files that cannot be read, and tasks that cannot be used
+        unless they were asked for.
 
     Raises:
-        ValueError: no such folder, no task in it, an unknown task, a missing column, a time that is
-            not a number.
+        ValueError: no such folder, no usable task in it, an unknown task, or in a task asked for a
+            missing split or column, or a time that is not a number.
     """
     root = Path(root)
     home = root.parent if root.name == "probes" else root
-    found = sorted(path.parent.name for path in (home / "probes").glob("*/train.csv"))
+    found = sorted({path.parent.name for path in (home / "probes").glob("*/t*.csv")})
     if not found:
         raise ValueError(f"{home}: no probes/TASK/train.csv here; correct the probe root")
     for name in tasks or ():
-        if name not in found:
+        if name.removesuffix(SUFFIX) not in found:
             raise ValueError(f"{home / 'probes'}: no task {name!r}; tasks: {', '.join(found)}")
     limits = limits or FolderLimits()
-    loaded = [_read_task(home, name, limits) for name in found if tasks is None or name in tasks]
+    wanted = found if tasks is None else sorted({name.removesuffix(SUFFIX) for name in tasks})
+    loaded: list[ProbeTask] = []
+    broken: list[str] = []
+    for name in wanted:
+        try:
+            loaded += _read_tasks(home, name, limits)
+        except ValueError as error:
+            broken.append(f"task {name}: {error}")
+    if tasks is not None and broken or not loaded:
+        raise ValueError(broken[0])
     paths = {e.clip for task in loaded for split in SPLITS for e in task.examples[split]}
     clips, failures = _read_durations(home, sorted(paths))
     kept = tuple(_without_missing(task, clips) for task in loaded)
-    return ProbeSuite("folder", clips, kept, tuple(failures))
+    return ProbeSuite("folder", clips, kept, (*broken, *failures)).only(tasks)
 
 
-def _read_task(home: Path, name: str, limits: FolderLimits) -> ProbeTask:
+def _read_tasks(home: Path, name: str, limits: FolderLimits) -> list[ProbeTask]:
+    """The task and, of segments, the one of their boundaries."""
     rows = {split: _read_csv(home / "probes" / name / f"{split}.csv") for split in SPLITS}
     unit: Unit = "clip" if rows["train"] and rows["train"][0].end_sec is None else "segment"
+    boundaries = [boundary_task(name, _times(name, rows))] if unit == "segment" else []
     if unit == "segment" and limits.max_segment_labels is not None:
         kept = most_frequent_labels(rows["train"], limits.max_segment_labels)
         rows = {split: [e for e in rows[split] if e.label in kept] for split in SPLITS}
@@ -91,7 +105,23 @@ def _read_task(home: Path, name: str, limits: FolderLimits) -> ProbeTask:
         split: tuple(limit_clips(rows[split], limits.clips(split), f"{name}/{split}"))
         for split in SPLITS
     }
-    return ProbeTask(name, unit, examples)
+    return [ProbeTask(name, unit, examples), *boundaries]
+
+
+def _times(
+    name: str, rows: dict[str, list[Example]]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Split to clip to (start, end)."""
+    times: dict[str, dict[str, list[tuple[float, float]]]] = {split: {} for split in rows}
+    for split, examples in rows.items():
+        for example in examples:
+            if example.end_sec is None:
+                raise ValueError(
+                    f"{name}: train.csv has start and end, {split}.csv has not; add the columns"
+                )
+            span = example.start_sec, example.end_sec
+            times[split].setdefault(example.clip, []).append(span)
+    return times
 
 
 def _read_csv(path: Path) -> list[Example]:

@@ -12,21 +12,25 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ssl_audio.files import write_json
 from ssl_audio.models.encoder import Encoder
-from ssl_audio.probes.classify import ProbeSettings, run_probe
-from ssl_audio.probes.features import pooled_features
+from ssl_audio.probes.classify import BOUNDARIES, LINEAR, PROBES, ProbeSettings, run_probe
+from ssl_audio.probes.feature_cache import remove_features, stored_features
+from ssl_audio.probes.features import PooledFeatures
 from ssl_audio.probes.isolation import device_of
 from ssl_audio.probes.sources import EncoderLayers, FrameSource, LogMelFrames, untrained_twin
-from ssl_audio.probes.suite import ProbeSuite
+from ssl_audio.probes.suite import SPLITS, ProbeSuite, ProbeTask
 from ssl_audio.probes.table import markdown_table
 
-PROTOCOL = 1  # raise it with any change that changes scores: cached results become stale
+PROTOCOL = 2  # raise it with any change that changes scores: cached results become stale
 TRAINED, UNTRAINED, LOG_MEL = "trained", "untrained", "log-mel"
 BASELINES = (UNTRAINED, LOG_MEL)
+DEFAULT_PROBES = (LINEAR, BOUNDARIES)
+EXTRACTION_SHARE = 0.75  # of the time, for the progress bar
 
 
 def run_probes(
@@ -37,6 +41,7 @@ def run_probes(
     others: Mapping[str, Encoder] | None = None,
     baselines: Sequence[str] = BASELINES,
     layers: Sequence[str] | None = None,
+    probes: Sequence[str] = DEFAULT_PROBES,
     settings: ProbeSettings | None = None,
     cache_dir: str | Path | None = None,
     progress: bool = False,
@@ -50,8 +55,9 @@ def run_probes(
         others: further encoders by the name of their column.
         baselines: which of "untrained" and "log-mel" to run.
         layers: names of hidden states to probe; None probes all and chooses on valid.
+        probes: names of ``PROBES``; rows of those behind the first are called ``TASK/PROBE``.
         settings: how to probe.
-        cache_dir: results of each source are kept here under a hash of all that decides them.
+        cache_dir: finished work is kept here under a hash of all that decides it.
         progress: show a bar.
 
     Raises:
@@ -60,48 +66,115 @@ def run_probes(
     unknown = set(baselines) - set(BASELINES)
     if unknown:
         raise ValueError(f"unknown baseline {min(unknown)!r}; use {' or '.join(BASELINES)}")
-    sources: dict[str, FrameSource] = {TRAINED: EncoderLayers(encoder, layers)}
+    settings = settings or ProbeSettings()
+    layers_of = partial(EncoderLayers, layers=layers, patches=settings.patches)
+    sources: dict[str, FrameSource] = {TRAINED: layers_of(encoder)}
     if UNTRAINED in baselines:
-        sources[UNTRAINED] = EncoderLayers(untrained or untrained_twin(encoder), layers)
+        sources[UNTRAINED] = layers_of(untrained or untrained_twin(encoder))
     if LOG_MEL in baselines:
         sources[LOG_MEL] = LogMelFrames(device=device_of(encoder))
-    sources |= {name: EncoderLayers(other, layers) for name, other in (others or {}).items()}
-    return probe_sources(sources, suite, settings=settings, cache_dir=cache_dir, progress=progress)
+    sources |= {name: layers_of(other) for name, other in (others or {}).items()}
+    return probe_sources(
+        sources, suite, probes=probes, settings=settings, cache_dir=cache_dir, progress=progress
+    )
 
 
 def probe_sources(
     sources: Mapping[str, FrameSource],
     suite: ProbeSuite,
     *,
+    probes: Sequence[str] = DEFAULT_PROBES,
     settings: ProbeSettings | None = None,
     cache_dir: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Probes any sources of features. A task that fails becomes a warning, the others go on."""
+    """Probes any sources of features. A task that fails becomes a warning, the others go on.
+
+    With a cache, what is finished is neither extracted nor fitted again: scores are kept by task,
+    features by half hours of audio.
+    """
     settings = settings or ProbeSettings()
-    scores: dict[str, dict[str, Any]] = {}
-    warnings = list(suite.left_out)
-    cached = {name: _cache_path(cache_dir, src, suite, settings) for name, src in sources.items()}
-    for name, path in cached.items():
-        if path is not None and path.is_file():
-            stored = json.loads(path.read_text())
-            scores[name], warnings = stored["scores"], [*warnings, *stored["warnings"]]
-    missing = {name: source for name, source in sources.items() if name not in scores}
-    if missing:
+    plan = planned(suite, probes)
+    suite = suite.only([task.name for task, _ in plan])
+    cache = None if cache_dir is None else Path(cache_dir)
+    keys = {name: source.key for name, source in sources.items()} if cache else {}
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in sources}
+    for name in keys:
+        for task, probe in plan:
+            stored = _stored(_score_path(cache, keys[name], suite, task, probe, settings))
+            if stored is not None:
+                found[name][label(task, probe, probes)] = stored
+    missing = {
+        name: [pair for pair in plan if label(*pair, probes) not in found[name]]
+        for name in sources
+    }  # fmt: skip
+    needed = {task.name for pairs in missing.values() for task, _ in pairs}
+    if needed:
         with _progress_bar(progress, f"probing {suite.name}") as advance:
-            computed = _compute(missing, suite, settings, advance)
-        for name, (task_scores, lines) in computed.items():
-            scores[name], warnings = task_scores, [*warnings, *lines]
-            path = cached[name]
-            if path is not None:
-                write_json(path, {"scores": task_scores, "warnings": lines})
+            open_sources = {name: source for name, source in sources.items() if missing[name]}
+            part = suite.only(sorted(needed))
+            features = stored_features(
+                open_sources,
+                part,
+                settings,
+                cache,
+                keys,
+                lambda fraction: advance(EXTRACTION_SHARE * fraction),
+            )
+            done, total = 0, sum(map(len, missing.values()))
+            for name, (table, failures) in features.items():
+                for task, probe in missing[name]:
+                    entry = _probed(task, probe, table, failures, settings)
+                    found[name][label(task, probe, probes)] = entry
+                    if cache is not None:
+                        path = _score_path(cache, keys[name], suite, task, probe, settings)
+                        write_json(path, entry)
+                    done += 1
+                    advance(EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * done / total)
+            if cache is not None:
+                remove_features(open_sources, part, settings, cache, keys)
+    names = [label(task, probe, probes) for task, probe in plan]
+    entries = [found[source][name] for source in sources for name in names]
+    scores = {
+        source: {
+            name: found[source][name]["score"]
+            for name in names
+            if found[source][name]["score"] is not None
+        }
+        for source in sources
+    }
     return {
         "suite": suite.name,
         "suite_fingerprint": suite.fingerprint(),
-        "settings": _plain(dataclasses.asdict(settings)),
-        "scores": {name: scores[name] for name in sources},
-        "warnings": list(dict.fromkeys(warnings)),
+        "settings": plain(dataclasses.asdict(settings)),
+        "scores": scores,
+        "failed": [name for name in names if not any(name in rows for rows in scores.values())],
+        "warnings": list(
+            dict.fromkeys([*suite.left_out, *(line for x in entries for line in x["warnings"])])
+        ),
     }
+
+
+def planned(suite: ProbeSuite, probes: Sequence[str]) -> list[tuple[ProbeTask, str]]:
+    """Every task with every probe that fits it, in order.
+
+    Raises:
+        ValueError: an unknown probe.
+    """
+    for name in probes:
+        if name not in PROBES:
+            raise ValueError(f"unknown probe {name!r}; probes: {', '.join(PROBES)}")
+    return [
+        (task, probe)
+        for probe in probes
+        for task in suite.tasks
+        if (task.unit == "boundary") == (probe == BOUNDARIES)
+    ]
+
+
+def label(task: ProbeTask, probe: str, probes: Sequence[str]) -> str:
+    """Name of a row: the task's, and the probe's unless it is the first."""
+    return task.name if probe in (probes[0], BOUNDARIES) else f"{task.name}/{probe}"
 
 
 def write_results(results: Mapping[str, Any], directory: str | Path) -> Path:
@@ -112,47 +185,46 @@ def write_results(results: Mapping[str, Any], directory: str | Path) -> Path:
     return write_json(directory / "results.json", results)
 
 
-def _compute(
-    sources: Mapping[str, FrameSource],
-    suite: ProbeSuite,
+def _probed(
+    task: ProbeTask,
+    probe: str,
+    features: PooledFeatures,
+    failures: Sequence[str],
     settings: ProbeSettings,
-    advance: Callable[[float], None],
-) -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """Scores by task and warnings, for each source. Extraction counts as 3/4 of the progress."""
-    features, failures = pooled_features(
-        sources,
-        suite,
-        batch_sec=settings.batch_sec,
-        max_clip_sec=settings.max_clip_sec,
-        on_progress=lambda fraction: advance(0.75 * fraction),
-    )
-    computed: dict[str, tuple[dict[str, Any], list[str]]] = {}
-    done, total = 0, len(sources) * max(1, len(suite.tasks))
-    for name in sources:
-        scores: dict[str, Any] = {}
-        lines = list(failures)
-        for task in suite.tasks:
-            try:
-                score = run_probe(task, features[name], settings)
-                scores[task.name] = _plain(dataclasses.asdict(score))
-            except ValueError as error:
-                lines.append(f"task {task.name}: {error}")
-            done += 1
-            advance(0.75 + 0.25 * done / total)
-        computed[name] = scores, lines
-    return computed
+) -> dict[str, Any]:
+    """``{"score": the record or None, "warnings": lines}``."""
+    clips = {example.clip for split in SPLITS for example in task.examples[split]}
+    lines = [line for line in failures if any(line.startswith(clip) for clip in clips)]
+    try:
+        score = plain(dataclasses.asdict(run_probe(task, features, settings, probe)))
+    except ValueError as error:
+        return {"score": None, "warnings": [*lines, f"task {task.name}: {error}"]}
+    return {"score": score, "warnings": lines}
 
 
-def _cache_path(
-    cache_dir: str | Path | None, source: FrameSource, suite: ProbeSuite, settings: ProbeSettings
-) -> Path | None:
-    if cache_dir is None:
+def _score_path(
+    cache: Path | None,
+    source_key: str,
+    suite: ProbeSuite,
+    task: ProbeTask,
+    probe: str,
+    settings: ProbeSettings,
+) -> Path:
+    assert cache is not None
+    fingerprint = suite.only([task.name]).fingerprint()
+    parts = (PROTOCOL, source_key, fingerprint, probe, dataclasses.astuple(settings))
+    return cache / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.json"
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """A finished task; None if there is none, or its file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    parts = (PROTOCOL, source.key, suite.fingerprint(), dataclasses.astuple(settings))
-    return Path(cache_dir) / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.json"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples to lists, so that fresh results equal those read from JSON."""
     return json.loads(json.dumps(value))
 

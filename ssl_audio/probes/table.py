@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 COLUMNS = ("trained", "untrained", "log-mel")
+FAILED = "failed"  # instead of a metric: no source has a score, a warning says why
 
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
@@ -31,13 +32,15 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         ]
         record = next(iter(scores.values()))
         table.add_row(task, record["metric"], *cells, majority_text(record))
+    for task in results.get("failed", ()):
+        table.add_row(task, FAILED, *["-"] * (len(sources) + 1))
     table.caption = summary(results)
     console = console or Console()
     console.print(table)
     for line in results.get("notes", ()):
         console.print(line, highlight=False, markup=False)
-    for line in results.get("warnings", ()):
-        console.print(f"left out: {line}", style="yellow", highlight=False, markup=False)
+    for line in _left_out(results):
+        console.print(line, style="yellow", highlight=False, markup=False)
 
 
 def markdown_table(results: Mapping[str, Any]) -> str:
@@ -52,7 +55,11 @@ def markdown_table(results: Mapping[str, Any]) -> str:
         cells = [score_text(scores.get(name)) for name in sources]
         row = ["| " + task, record["metric"], *cells, majority_text(record)]
         lines.append(" | ".join(row) + " |")
-    return "\n".join([*lines, "", summary(results), *results.get("notes", ()), ""])
+    for task in results.get("failed", ()):
+        lines.append(f"| {task} | {FAILED} |" + " - |" * (len(sources) + 1))
+    return "\n".join(
+        [*lines, "", summary(results), *results.get("notes", ()), *_left_out(results), ""]
+    )
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -100,6 +107,10 @@ def majority_text(score: Mapping[str, Any]) -> str:
     """Percent of the most frequent class; metrics other than accuracy have none."""
     majority = score["majority"]
     return "-" if majority is None else f"{100 * majority:.1f}"
+
+
+def _left_out(results: Mapping[str, Any]) -> list[str]:
+    return [f"left out: {line}" for line in results.get("warnings", ())]
 
 
 def _bold(text: str, is_best: bool) -> str:

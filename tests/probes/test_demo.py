@@ -45,6 +45,7 @@ def test_each_task_holds_the_clips_with_its_label(corpus):
         "pitch": 1,
         "instrument": 1,
         "phones": 10,
+        "phones_boundaries": 12,
     }
     assert suite.tasks[3].examples["test"][0].label == "60"
     assert suite.clips["train0"].duration_sec == 0.5

@@ -29,7 +29,11 @@ def root(tmp_path):
 
 def test_reads_clips_and_segments(root):
     suite = folder_suite(root)
-    assert {task.name: task.unit for task in suite.tasks} == {"words": "clip", "phones": "segment"}
+    assert {task.name: task.unit for task in suite.tasks} == {
+        "words": "clip",
+        "phones": "segment",
+        "phones_boundaries": "boundary",
+    }
     words = suite.only(["words"]).tasks[0].examples["valid"]
     assert [e.label for e in words] == ["w0", "w1"] * 3
     clip = suite.clips[words[0].clip]
@@ -54,7 +58,15 @@ def test_a_bad_file_is_listed_and_left_out(root):
     assert all(len(task.examples["train"]) % 5 == 0 for task in suite.tasks)
     results = probe_sources({"log-mel": LogMelFrames()}, suite)
     assert list(suite.left_out) == results["warnings"]
-    assert set(results["scores"]["log-mel"]) == {"words", "phones"}
+    assert set(results["scores"]["log-mel"]) == {"words", "phones", "phones_boundaries"}
+
+
+def test_a_task_without_a_split_leaves_the_others(root):
+    (root / "probes/phones/test.csv").unlink()
+    suite = folder_suite(root)
+    assert [task.name for task in suite.tasks] == ["words"]
+    assert "task phones: " in suite.left_out[0]
+    assert "test.csv: missing; a task needs train.csv, valid.csv and test.csv" in suite.left_out[0]
 
 
 def test_bad_layouts_end_in_one_line(root, tmp_path):
@@ -66,21 +78,24 @@ def test_bad_layouts_end_in_one_line(root, tmp_path):
     good = table.read_text()
     table.write_text(good.replace("0.1,0.2", "0.1,soon"))
     with pytest.raises(ValueError, match=r"test\.csv:3: start and end must be seconds"):
-        folder_suite(root)
+        folder_suite(root, ["phones"])
     table.write_text(good.replace(",0.1,0.2,", ",0.2,0.1,"))
     with pytest.raises(ValueError, match=r"needs 0 <= start < end, got 0\.2 and 0\.1"):
-        folder_suite(root)
+        folder_suite(root, ["phones"])
     table.write_text(good.replace("label", "class"))
     with pytest.raises(ValueError, match="no column 'label' in the header"):
-        folder_suite(root)
+        folder_suite(root, ["phones"])
     table.unlink()
     with pytest.raises(ValueError, match="missing; a task needs"):
-        folder_suite(root)
+        folder_suite(root, ["phones"])
 
 
 def test_recorded_tasks_are_read(data_dir):
     suite = folder_suite(data_dir, ["digits_en", "syllables_de"], FolderLimits(20, 10, 10))
     digits, syllables = suite.tasks
+    assert [t.name for t in folder_suite(data_dir, ["syllables_de_boundaries"]).tasks] == [
+        "syllables_de_boundaries"
+    ]
     assert (digits.unit, syllables.unit) == ("clip", "segment")
     assert {e.label for e in digits.examples["train"]} == set("0123456789")
     assert suite.left_out == ()

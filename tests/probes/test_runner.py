@@ -56,16 +56,20 @@ def test_the_encoder_is_left_as_it_was(tiny_encoder, tone_suite):
 
 def test_cached_results_are_not_computed_again(tiny_encoder, tone_suite, tmp_path, monkeypatch):
     calls = []
-    compute = runner._compute
-    monkeypatch.setattr(runner, "_compute", lambda s, *a: calls.append(list(s)) or compute(s, *a))
+    extract = runner.stored_features
+    monkeypatch.setattr(
+        runner, "stored_features", lambda s, *a: calls.append(list(s)) or extract(s, *a)
+    )
     first = run_probes(tiny_encoder, tone_suite, cache_dir=tmp_path)
     assert run_probes(tiny_encoder, tone_suite, cache_dir=tmp_path) == first
     assert calls == [["trained", "untrained", "log-mel"]]
     with torch.no_grad():
         tiny_encoder.first.bias[0] += 1
     run_probes(tiny_encoder, tone_suite, cache_dir=tmp_path)
-    run_probes(tiny_encoder, tone_suite.only(["tone"]), cache_dir=tmp_path, baselines=())
-    assert calls[1:] == [["trained"], ["trained"]]
+    part = run_probes(tiny_encoder, tone_suite.only(["tone"]), cache_dir=tmp_path, baselines=())
+    assert set(part["scores"]["trained"]) == {"tone"}
+    assert calls[1:] == [["trained"]]  # a score of one task serves any choice of tasks
+    assert not list(tmp_path.glob("features-*"))
 
 
 def test_a_task_that_fails_leaves_the_others(tiny_encoder, tone_suite):

@@ -56,9 +56,10 @@ def test_frames_lie_in_the_middle_of_what_a_convolution_leaves(tiny_encoder, mon
     assert EncoderLayers(tiny_encoder).frame_offset_sec == pytest.approx(200 / 16_000 - 0.01)
 
 
-def test_patches_of_one_stretch_of_time_are_merged():
+@pytest.fixture
+def patch_encoder():
     torch.manual_seed(0)
-    encoder = BeatsEncoder(
+    return BeatsEncoder(
         encoder_layers=1,
         encoder_embed_dim=16,
         encoder_ffn_embed_dim=16,
@@ -66,11 +67,23 @@ def test_patches_of_one_stretch_of_time_are_merged():
         embed_dim=16,
         conv_pos_groups=2,
     ).eval()
+
+
+def test_patches_of_one_stretch_of_time_are_one_frame(patch_encoder):
     waveforms, lengths = 0.1 * torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
-    patches, num_patches = EncoderLayers(encoder, merge_patches=False).layers(waveforms, lengths)
-    source = EncoderLayers(encoder)
-    rows, num_rows = source.layers(waveforms, lengths)
+    apart = EncoderLayers(patch_encoder, patches="apart")
+    patches, num_patches = apart.layers(waveforms, lengths)
+    mean = EncoderLayers(patch_encoder, patches="mean")
+    joined = EncoderLayers(patch_encoder)
+    assert len({source.key for source in (apart, mean, joined)}) == 3
+    rows, num_rows = mean.layers(waveforms, lengths)
     assert (num_patches == 8 * num_rows).all()
-    torch.testing.assert_close(rows["1"], encoder.time_rows(patches["1"]).mean(2))
-    assert source.frame_rate == 6.25
-    assert source.frame_offset_sec + 0.5 / 6.25 == pytest.approx(0.0875)
+    torch.testing.assert_close(rows["1"], patch_encoder.time_rows(patches["1"]).mean(2))
+    rows, _ = joined.layers(waveforms, lengths)
+    assert rows["1"].shape == (2, 6, 8 * 16)
+    assert torch.equal(rows["1"][1, 2, 48:64], patches["1"][1, 2 * 8 + 3])  # time 2, band 3
+    for source in (mean, joined):
+        assert source.frame_rate == 6.25
+        assert source.frame_offset_sec + 0.5 / 6.25 == pytest.approx(0.0875)
+    with pytest.raises(ValueError, match="patches=max: choose one of concat, mean, apart"):
+        EncoderLayers(patch_encoder, patches="max")
