@@ -32,6 +32,12 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--layers", help="last, a number, all, concat or sum; the suite's own choice by default"
     )
+    command.add_argument(
+        "--patches",
+        choices=("concat", "mean"),
+        default="concat",
+        help="of an encoder of patches, what makes a frame: all of a time side by side, or a mean",
+    )
     command.add_argument("--max-clips", type=int, help="demo, folder: training clips of a task")
     command.add_argument("--protocol", choices=("ours", "heareval", "compat"), default="ours")
     command.add_argument("--seed", type=int, default=42, help="of weights and orders")
@@ -62,13 +68,17 @@ def _linear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
 def _linear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
     from ssl_audio import hub
     from ssl_audio.devices import default_device
+    from ssl_audio.probes.classify import ProbeSettings
     from ssl_audio.probes.runner import run_probes
     from ssl_audio.probes.suites import open_suite
 
     suite = open_suite(arguments.suite, arguments.root, tasks, arguments.max_clips)
     encoder = hub.load_encoder(arguments.model).to(default_device(arguments.device))
     layers = None if arguments.layers in (None, "all") else [arguments.layers]
-    return run_probes(encoder, suite, layers=layers, cache_dir=arguments.cache, progress=True)
+    settings = ProbeSettings(patches=arguments.patches)
+    return run_probes(
+        encoder, suite, layers=layers, settings=settings, cache_dir=arguments.cache, progress=True
+    )
 
 
 def _hear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
@@ -94,7 +104,8 @@ def _hear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results
     )
     encoder = hub.load_encoder(arguments.model).to(device)
     layer = arguments.layers or "last"
-    return hear.suite(encoder_and_baselines(encoder, layer), read_table(), tasks, layer)
+    sources = encoder_and_baselines(encoder, layer, patches=arguments.patches)
+    return hear.suite(sources, read_table(), tasks, layer)
 
 
 SUITES = {

@@ -122,7 +122,7 @@ def extract(
     names = layer_names(layers, encoder)
     encoder = encoder.to(default_device(device))
     autocast = torch.bfloat16 if bf16 else None
-    features = EncoderLayers(encoder, names, autocast, merge_patches=False)
+    features = EncoderLayers(encoder, names, autocast, patches="apart")
     source = input if isinstance(input, Source) else open_input(input, split)
     windowing = windowing or Windowing()
     description = {

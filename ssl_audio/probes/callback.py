@@ -137,7 +137,7 @@ class OnlineProbes(Callback):
                 continue
             if name == UNTRAINED:
                 fresh = encoder if trainer.global_step == 0 else untrained_twin(encoder)
-                missing[name] = EncoderLayers(fresh, self.layers)
+                missing[name] = self._layers_of(fresh)
             elif name == LOG_MEL:
                 missing[name] = LogMelFrames(device=pl_module.device)
         results = probe_sources(missing, suite, settings=self.settings, cache_dir=self.cache_dir)
@@ -151,7 +151,7 @@ class OnlineProbes(Callback):
         if history and history[-1]["step"] == step:
             return  # accumulation: several micro-batches see the same step
         started = time.perf_counter()
-        source = EncoderLayers(self._encoder(pl_module), self.layers)
+        source = self._layers_of(self._encoder(pl_module))
         results = probe_sources({TRAINED: source}, self._opened(), settings=self.settings)
         seconds = time.perf_counter() - started
         scores = results["scores"][TRAINED]
@@ -167,6 +167,9 @@ class OnlineProbes(Callback):
             opener = self._open_suite
             self._suite = opener if isinstance(opener, ProbeSuite) else opener()
         return self._suite
+
+    def _layers_of(self, encoder: Encoder) -> FrameSource:
+        return EncoderLayers(encoder, self.layers, patches=self.settings.patches)
 
     def _encoder(self, pl_module: LightningModule) -> Encoder:
         encoder = getattr(pl_module, self.encoder_name)

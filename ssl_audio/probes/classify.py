@@ -24,6 +24,7 @@ from ssl_audio.probes.features import PooledFeatures
 from ssl_audio.probes.heads import HEADS, Candidate, HeadSettings, TaskData
 from ssl_audio.probes.linear import Standardiser
 from ssl_audio.probes.metrics import accuracy, bootstrap_interval, macro_f1
+from ssl_audio.probes.sources import Patches
 from ssl_audio.probes.suite import SPLITS, Example, ProbeTask
 
 LINEAR, BOUNDARIES = "linear", "boundaries"
@@ -39,12 +40,14 @@ class ProbeSettings:
         max_clip_sec: longer clips are cut to their beginning.
         inverse_penalties: grid for scikit-learn's C.
         max_iters: of the solver, for each point of the grid.
+        patches: what a frame of an encoder of patches is, see ``EncoderLayers``.
     """
 
     batch_sec: float = 20.0
     max_clip_sec: float = 15.0
     inverse_penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
     max_iters: int = 100
+    patches: Patches = "concat"
 
     def __post_init__(self) -> None:
         # A config gives lists and integers; equal settings must have equal cache keys.

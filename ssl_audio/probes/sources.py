@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ssl_audio.hub import content_hash
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.isolation import device_of, undisturbed
 
+PATCHES = ("concat", "mean", "apart")
+Patches = Literal["concat", "mean", "apart"]
 LAST_LAYER = "last"  # selects EncoderOutput.frames
 OUTPUT_LAYER = "output"  # its name among all layers where it is not the last hidden state
 
@@ -49,12 +51,13 @@ class EncoderLayers:
         encoder: frozen or in training.
         layers: names to keep, ``last`` is the encoder's output; None keeps all.
         autocast: run the encoder in this precision; None leaves it in its own.
-        merge_patches: of an encoder of spectrogram patches give the mean over frequency, one frame
-            per stretch of time, instead of the patches.
+        patches: of an encoder of spectrogram patches, the frame of a stretch of time: its patches
+            side by side ("concat", F times as wide), or their mean over frequency; "apart" makes
+            each patch a frame. A mean forgets which band a patch was in: pitch suffers most.
 
     Raises:
-        ValueError: an encoder for another sample rate; at the first batch, a layer that the encoder
-            does not have.
+        ValueError: an encoder for another sample rate, or unknown ``patches``; at the first batch,
+            a layer that the encoder does not have.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class EncoderLayers:
         encoder: Encoder,
         layers: Sequence[str] | None = None,
         autocast: torch.dtype | None = None,
-        merge_patches: bool = True,
+        patches: Patches = "concat",
     ) -> None:
         if encoder.sample_rate != SAMPLE_RATE_HZ:
             raise ValueError(
@@ -70,7 +73,10 @@ class EncoderLayers:
                 f"{SAMPLE_RATE_HZ} Hz; use an encoder for {SAMPLE_RATE_HZ} Hz"
             )
         self.encoder, self.autocast = encoder, autocast
-        self.merged = encoder.patches_per_row if merge_patches else 1
+        if patches not in PATCHES:
+            raise ValueError(f"patches={patches}: choose one of {', '.join(PATCHES)}")
+        self.patches = patches
+        self.merged = 1 if patches == "apart" else encoder.patches_per_row
         self.selected = None if layers is None else [str(layer) for layer in layers]
 
     @property
@@ -90,7 +96,7 @@ class EncoderLayers:
     @property
     def key(self) -> str:
         precision = "" if self.autocast is None else f"-{self.autocast}"
-        merged = "" if self.merged == 1 else f"-{self.merged} merged"
+        merged = "" if self.merged == 1 else f"-{self.merged} patches {self.patches}"
         return f"{content_hash(self.encoder)}-{self.selected}{precision}{merged}"
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -108,11 +114,12 @@ class EncoderLayers:
             layers = {name: layers[name] for name in self.selected}
         if self.merged == 1:
             return layers, out.lengths
-        rows = {
-            name: x.unflatten(1, (-1, self.merged)).mean(2, dtype=torch.float32)
-            for name, x in layers.items()
-        }
-        return rows, out.lengths // self.merged
+        rows = {name: x.unflatten(1, (-1, self.merged)) for name, x in layers.items()}
+        if self.patches == "mean":
+            joined = {name: x.mean(2, dtype=torch.float32) for name, x in rows.items()}
+        else:
+            joined = {name: x.flatten(2) for name, x in rows.items()}
+        return joined, out.lengths // self.merged
 
 
 class LogMelFrames:

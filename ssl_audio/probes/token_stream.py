@@ -125,7 +125,9 @@ def iter_tokens(
         layer = LAST_LAYER if tokenizer.layer is None else str(
             range(tokenizer.encoder.num_layers + 1)[tokenizer.layer]
         )  # fmt: skip
-        source: EncoderLayers | _CodeFrames = EncoderLayers(tokenizer.encoder, [layer])
+        source: EncoderLayers | _CodeFrames = EncoderLayers(
+            tokenizer.encoder, [layer], patches="apart"
+        )
     else:
         source = _CodeFrames(tokenizer)
     stream = iter_features(

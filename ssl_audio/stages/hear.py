@@ -11,6 +11,7 @@ from ssl_audio.pipeline import RunContext, Stage
 from ssl_audio.probes.hear.protocol import ProtocolName
 from ssl_audio.probes.hear.run import HearRun, encoder_and_baselines
 from ssl_audio.probes.runner import write_results
+from ssl_audio.probes.sources import Patches
 
 
 class HearStage(Stage):
@@ -21,6 +22,7 @@ class HearStage(Stage):
         root: folder with HEAR's preprocessed tasks.
         protocol: "ours" or "heareval".
         layer: "last", the number of a hidden state, or "concat".
+        patches: "concat" or "mean", see ``EncoderLayers``.
         table: the tasks (``configs/probe/hear.yaml``).
         cache_dir: where embeddings and scores are kept between runs.
         seed: of the untrained encoder's weights.
@@ -34,15 +36,17 @@ class HearStage(Stage):
         root: str,
         protocol: ProtocolName,
         layer: str,
+        patches: Patches,
         table: Mapping[str, Mapping[str, Any]],
         cache_dir: str,
         seed: int,
     ) -> None:
-        self.encoder, self.layer, self.table, self.seed = encoder, str(layer), table, seed
+        self.encoder, self.layer, self.patches = encoder, str(layer), patches
+        self.table, self.seed = table, seed
         self.tasks = HearRun(Path(root), protocol, Path(cache_dir))
 
     def run(self, directory: Path, context: RunContext) -> None:
         encoder = hub.load_encoder(context.resolve(self.encoder))
-        sources = encoder_and_baselines(encoder, self.layer, self.seed)
+        sources = encoder_and_baselines(encoder, self.layer, self.seed, self.patches)
         results = self.tasks.suite(sources, self.table, layer=self.layer)
         write_results(results, directory)

@@ -34,6 +34,7 @@ from ssl_audio.probes.sources import (
     EncoderLayers,
     FrameSource,
     LogMelFrames,
+    Patches,
     untrained_twin,
 )
 
@@ -200,7 +201,7 @@ class HearRun:
 
 
 def encoder_and_baselines(
-    encoder: Encoder, layer: str = LAST_LAYER, seed: int = 0
+    encoder: Encoder, layer: str = LAST_LAYER, seed: int = 0, patches: Patches = "concat"
 ) -> dict[str, FrameSource]:
     """The encoder, itself untrained, and log-mel energies.
 
@@ -208,11 +209,12 @@ def encoder_and_baselines(
         encoder: to probe.
         layer: "last", the number of a hidden state, or "concat" of all.
         seed: of the untrained weights.
+        patches: see ``EncoderLayers``.
     """
     layers = None if layer == CONCAT else [layer]
     return {
-        TRAINED: EncoderLayers(encoder, layers),
-        UNTRAINED: EncoderLayers(untrained_twin(encoder, seed), layers),
+        TRAINED: EncoderLayers(encoder, layers, patches=patches),
+        UNTRAINED: EncoderLayers(untrained_twin(encoder, seed), layers, patches=patches),
         LOG_MEL: LogMelFrames(device=device_of(encoder)),
     }
 
