@@ -14,8 +14,7 @@ from ssl_audio.probes.metrics.knn import knn_class_scores
 from ssl_audio.probes.metrics.token_quality import codebook_use, label_agreement
 
 # Not scores: their tests belong to the probes that are trained.
-OF_TRAINED_PROBES = {"hear_end_to_end", "hear_mlp_head", "hear_protocol", "superb_featurizer"}
-OF_TRAINED_PROBES |= {"superb_heads"}
+OF_TRAINED_PROBES = {"hear_end_to_end", "hear_mlp_head", "hear_protocol"}
 
 
 def test_token_quality(metric_cases) -> None:

@@ -36,6 +36,7 @@ from ssl_audio.probes.metrics.events import EventsOf
 ProtocolName = Literal["ours", "heareval"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("ours", "heareval")
 BOOTSTRAP_DRAWS = 200
+NORMAL_95 = 1.96
 
 
 class DataSplit(NamedTuple):
@@ -145,6 +146,16 @@ def aggregate(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
         summary[f"{name}_mean"] = float(values.mean())
         summary[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
     return summary
+
+
+def interval_over_folds(
+    intervals: Sequence[tuple[float, float]], value: float, std: float
+) -> tuple[float, float]:
+    """95 % interval of the mean over folds; of a single fold its own."""
+    if len(intervals) == 1:
+        return intervals[0]
+    half = NORMAL_95 * std / math.sqrt(len(intervals))
+    return value - half, value + half
 
 
 def run_rotations(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from ssl_audio.probes.hear.protocol import (
     FoldScore,
     ProtocolName,
     aggregate,
+    interval_over_folds,
     run_rotations,
 )
 from ssl_audio.probes.isolation import device_of
@@ -40,7 +40,6 @@ from ssl_audio.probes.sources import (
 
 VERSION = 1  # raise it with any change that changes scores: stored results become stale
 CONCAT = "concat"
-NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,9 @@ class HearRun:
             "protocol": self.protocol,
             "metric": primary,
             "value": value,
-            "ci95": _interval(folds, value, summary[f"{primary}_std"]),
+            "ci95": interval_over_folds(
+                [fold.interval for fold in folds], value, summary[f"{primary}_std"]
+            ),
             "majority": None,
             "split": "test",
             "layer": layer,
@@ -217,14 +218,6 @@ def encoder_and_baselines(
         UNTRAINED: EncoderLayers(untrained_twin(encoder, seed), layers, patches=patches),
         LOG_MEL: LogMelFrames(device=device_of(encoder)),
     }
-
-
-def _interval(folds: Sequence[FoldScore], value: float, std: float) -> tuple[float, float]:
-    """Over folds, or of the only one over its clips."""
-    if len(folds) == 1:
-        return folds[0].interval
-    half = NORMAL_95 * std / math.sqrt(len(folds))
-    return value - half, value + half
 
 
 def _missing(root: Path, table: TaskTable, present: Sequence[str]) -> list[str]:

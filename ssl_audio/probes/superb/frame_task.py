@@ -6,7 +6,7 @@ Axes: B clips, S samples, T frames, D channels.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -124,23 +124,25 @@ class FrameTask(SuperbTask):
             batches = batches[max(0, first - position + len(batches)) :]
             wanted = [[utterances[index] for index in batch] for batch in batches]
             start = position - len(batches)
-            yield from self._read(wanted, lambda n, row, s=start: (s + n, row))
+            yield from self._read(wanted, start)
 
     def evaluation_stream(self, split: str) -> Iterator[tuple[Batch | None, list[str]]]:
         """The split once, in its order."""
         return self._read(list(_chunks(self.splits[split], self.recipe.batch_size)), None)
 
     def _read(
-        self,
-        batches: Sequence[Sequence[Utterance]],
-        place: Callable[[int, int], tuple[int, int]] | None,
+        self, batches: Sequence[Sequence[Utterance]], first: int | None
     ) -> Iterator[tuple[Batch | None, list[str]]]:
-        """Batches and a line for each file that failed."""
-        recordings, groups = [], []
+        """Batches, and a line for each file that failed.
+
+        ``first`` numbers the batches of training, whose crops depend on it; None is evaluation.
+        """
+        recordings: list[Recording] = []
+        groups: list[list[Window]] = []
         for number, batch in enumerate(batches):
             groups.append([Window(len(recordings) + i, 0.0, None) for i in range(len(batch))])
             for row, utterance in enumerate(batch):
-                rng = None if place is None else self._crop_generator(*place(number, row))
+                rng = None if first is None else self._crop_generator(first + number, row)
                 read = partial(_read_whole, self, utterance, rng)
                 recordings.append(Recording(utterance.id, 0.0, read))
         everyone = [utterance for batch in batches for utterance in batch]

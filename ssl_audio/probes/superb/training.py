@@ -227,9 +227,9 @@ class _Run:
             )
 
     def _path(self) -> Path | None:
-        if self.settings.cache_dir is None:
-            return None
         settings = self.settings
+        if settings.cache_dir is None:
+            return None
         parts = (
             type(self.task).__name__,
             self.task.recipe,
