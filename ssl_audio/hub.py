@@ -287,13 +287,14 @@ def _load_export(directory: Path, description: Mapping[str, Any], kinds: Mapping
 
 def _load_file(path: Path) -> Any:
     """A single file: whose it is shows in its keys."""
-    from ssl_audio.models.hubert.checkpoint import encoder_prefix
+    from ssl_audio.models.hubert.checkpoint import aggregator, encoder_prefix
 
     is_safetensors = path.suffix == ".safetensors"
     content = read_safetensors(path) if is_safetensors else read_checkpoint(path)
     keys = set(content) if isinstance(content, dict) else set()
     if encoder_prefix(content) is not None:
-        return _find("hubert", ENCODERS, path).from_checkpoint(path)
+        kind = "hubert" if aggregator(content) is None else "sdhubert"
+        return _find(kind, ENCODERS, path).from_checkpoint(path)
     if {"state_dict", "hyper_parameters"} <= keys:
         return _load_training_checkpoint(path, content)
     model = content["model"] if "model" in keys else None

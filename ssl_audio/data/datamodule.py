@@ -90,6 +90,7 @@ class DataModule(LightningDataModule):
         )
         self._split = split[self.segments.clip]
         weights = {name: float((weights or {}).get(name, 1.0)) for name in DOMAINS}
+        self._trained_domains = [name for name, weight in weights.items() if weight > 0]
         # What the order depends on; a checkpoint with another is refused.
         self._fingerprint: dict[str, Any] = {
             "seed": seed,
@@ -197,8 +198,9 @@ class DataModule(LightningDataModule):
     # -- validation and extraction ----------------------------------------------------------------
 
     def val_dataloader(self) -> DataLoader[AudioBatch | None] | list[Any]:
-        """The held-out segments, each once, the same number of batches on every rank."""
-        ids = self.segment_ids(VALID)
+        """The held-out segments of the domains that are trained on, each once, the same number of
+        batches on every rank."""
+        ids = self.segment_ids(VALID, self._trained_domains)
         if not len(ids):
             return []
         plan = self._make_plan(ids, self.batch_sec)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_audio.batch import EncoderOutput, full_lengths
-from ssl_audio.checkpoints import CheckpointError, load_strict
-from ssl_audio.models.hubert import HubertConfig, HubertEncoder
+from ssl_audio.checkpoints import CheckpointError
+from ssl_audio.models.hubert import HubertEncoder
 from ssl_audio.models.hubert.checkpoint import (
     aggregator,
     config_from_tensors,
@@ -41,14 +41,6 @@ class SdHubertEncoder(HubertEncoder):
         self.cls_token = nn.Parameter(torch.randn(self.embed_dim) * self.embed_dim**-0.5)
 
     @classmethod
-    def from_hubert(cls, encoder: HubertEncoder) -> Self:
-        """With a copy of a HuBERT's weights and a fresh aggregator."""
-        ours = cls(**encoder.config)
-        weights = {**encoder.state_dict(), "cls_token": ours.cls_token.detach()}
-        load_strict(ours, weights, "the encoder")
-        return ours
-
-    @classmethod
     def from_checkpoint(
         cls,
         path: str | Path,
@@ -72,12 +64,6 @@ class SdHubertEncoder(HubertEncoder):
         if num_layers is not None:
             config["num_hidden_layers"] = num_layers
         return cls.from_state_dict({**tensors, "cls_token": token.flatten()}, config)
-
-    def first_layers(self, num_layers: int) -> HubertEncoder:
-        """A plain HuBERT with a copy of the first layers' weights, as Sylber starts from."""
-        config = HubertConfig(**{**self.config, "num_hidden_layers": num_layers})
-        tensors = {name: x for name, x in self.state_dict().items() if name != "cls_token"}
-        return HubertEncoder.from_state_dict(tensors, config.to_dict())
 
     def forward_features(
         self,

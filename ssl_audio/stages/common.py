@@ -13,6 +13,11 @@ from ssl_audio.checkpoints import load_strict
 from ssl_audio.config import SOURCE_SHORTCUTS, construct
 from ssl_audio.data.datamodule import DataModule
 from ssl_audio.models.encoder import Encoder
+from ssl_audio.models.hubert import HubertEncoder
+from ssl_audio.models.huggingface_encoder import HuggingFaceEncoder
+from ssl_audio.models.sdhubert import SdHubertEncoder
+
+HUBERTS = {cls.kind: cls for cls in (HubertEncoder, SdHubertEncoder)}
 
 
 def build_data(section: Mapping[str, Any], seed: int) -> DataModule:
@@ -38,13 +43,29 @@ def build_encoder(model: Mapping[str, Any], start: str | None = None) -> Encoder
     """An encoder of ``kind`` and ``config``.
 
     Args:
-        model: the section.
+        model: the section; of a HuBERT with a start, ``config`` is what changes.
         start: a ``load_encoder`` source whose weights it begins with; None for fresh ones.
 
     Raises:
         ValueError: an unknown kind or config, or weights of another architecture.
     """
+    if start is not None and model["kind"] in HUBERTS:
+        given = _as_hubert(hub.load_encoder(start), start)
+        return HUBERTS[model["kind"]].from_encoder(given, **model["config"])
     encoder: Encoder = hub.build(model, "model")
     if start is not None:
         load_strict(encoder, hub.load_encoder(start).state_dict(), start)
     return encoder
+
+
+def _as_hubert(encoder: Encoder, source: str) -> HubertEncoder:
+    """The encoder itself, or ours with the weights of one of transformers."""
+    if isinstance(encoder, HubertEncoder):
+        return encoder
+    if isinstance(encoder, HuggingFaceEncoder) and encoder.model_config["model_type"] == "hubert":
+        config = {**encoder.model_config, "normalize": encoder.normalize}
+        return HubertEncoder.from_state_dict(encoder.model.state_dict(), config)
+    raise ValueError(
+        f"{source} is an encoder of kind {encoder.kind!r}; this method starts from a HuBERT: give "
+        "an export of experiment=hubert or a HuBERT of transformers, SD-HuBERT or Sylber"
+    )

@@ -10,7 +10,7 @@ from ssl_audio import hub
 from ssl_audio.config import construct
 from ssl_audio.pipeline import RunContext, Stage
 from ssl_audio.probes.runner import run_probes, write_results
-from ssl_audio.stages.common import build_encoder, seeded
+from ssl_audio.probes.sources import untrained_twin
 
 
 class ProbeStage(Stage):
@@ -19,11 +19,10 @@ class ProbeStage(Stage):
     Args:
         encoder: an export or ``stage:NAME``.
         others: column name to further encoders, to compare with.
-        model: section that the student was built from.
         suite: section of the probe suite.
         settings: section of ``ProbeSettings``.
         cache_dir: where scores of baselines are kept between runs.
-        seed: of the student's initial weights.
+        seed: of the untrained encoder's weights, the same as the student's first ones.
     """
 
     on_change = "rerun"
@@ -32,22 +31,20 @@ class ProbeStage(Stage):
         self,
         encoder: str,
         others: Mapping[str, str],
-        model: Mapping[str, Any],
         suite: Mapping[str, Any],
         settings: Mapping[str, Any],
         cache_dir: str,
         seed: int,
     ) -> None:
-        self.encoder, self.others, self.model, self.seed = encoder, others, model, seed
+        self.encoder, self.others, self.seed = encoder, others, seed
         self.suite, self.settings, self.cache_dir = suite, settings, cache_dir
 
     def run(self, directory: Path, context: RunContext) -> None:
-        with seeded(self.seed):
-            untrained = build_encoder(self.model)
+        encoder = hub.load_encoder(context.resolve(self.encoder))
         results = run_probes(
-            hub.load_encoder(context.resolve(self.encoder)),
+            encoder,
             construct(self.suite, "probe.suite"),
-            untrained=untrained.eval(),
+            untrained=untrained_twin(encoder, self.seed),
             others={
                 name: hub.load_encoder(context.resolve(source))
                 for name, source in self.others.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ class TokenStage(Stage):
 
     Args:
         tokenizers: teacher name to an export or ``stage:NAME``; null for a teacher left out.
-        strategy: of SPEAR's task; decides which clips need which teacher. Null: all clips.
+        strategy: of SPEAR's task; decides which clips need which teacher. Null: those of
+            ``domains``.
         data: section of the data module.
         device: null picks a GPU if there is one.
         seed: of the run.
+        domains: of the clips, where no strategy decides.
     """
 
     ranks = "shared"
@@ -41,7 +43,9 @@ class TokenStage(Stage):
         data: Mapping[str, Any],
         seed: int,
         device: str | None = None,
+        domains: Sequence[str] = tuple(DOMAINS),
     ) -> None:
+        self.domains = domains
         self.tokenizers = {name: source for name, source in tokenizers.items() if source}
         self.strategy, self.data, self.seed = strategy, data, seed
         self.device = default_device(device)
@@ -50,7 +54,10 @@ class TokenStage(Stage):
         data = build_data(self.data, self.seed)
         for name, source in self.tokenizers.items():
             export = context.resolve(source)
-            wanted = STRATEGIES[self.strategy][name] if self.strategy else DOMAINS.values()
+            domains = self.domains
+            if self.strategy:
+                wanted = STRATEGIES[self.strategy][name]
+                domains = [label for label, domain in DOMAINS.items() if domain in wanted]
             tokenizer = hub.load_tokenizer(export)
             store = None
             while store is None:
@@ -59,7 +66,7 @@ class TokenStage(Stage):
                     data,
                     directory / name,
                     teacher_hash=hub.content_hash(export),
-                    domains=[label for label, domain in DOMAINS.items() if domain in wanted],
+                    domains=domains,
                     device=self.device,
                     rank=global_rank(),
                     num_ranks=int(os.environ.get("WORLD_SIZE", "1")),

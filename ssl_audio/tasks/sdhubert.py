@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ssl_audio import hub
 from ssl_audio.batch import AudioBatch
 from ssl_audio.models.ema import EMA
-from ssl_audio.models.sdhubert import SdHubertEncoder, SentenceHead
+from ssl_audio.models.sdhubert import SdHubertEncoder, SentenceHead, reinitialize_last_layers
 from ssl_audio.tasks.adamw import AdamWTask, pair
 from ssl_audio.tasks.feature_perturbation import Perturbation, PerturbedView
 from ssl_audio.tasks.sentence_loss import LogitCenter, sentence_loss
@@ -30,6 +30,7 @@ class SdHubertTask(AdamWTask):
     Args:
         encoder: the student; its convolutions and its positional convolution stay as they are.
             Layers are not dropped (``layerdrop`` of its config is for other tasks).
+        fresh_layers: last layers that begin with fresh weights (``reinitialize_last_layers``).
         head: ``inner_dim`` and ``num_classes`` of ``SentenceHead``.
         ema_decay: of the teacher, per optimizer step.
         student_temperature, teacher_temperature, center_momentum: see ``sentence_loss``.
@@ -46,6 +47,7 @@ class SdHubertTask(AdamWTask):
         self,
         encoder: SdHubertEncoder,
         *,
+        fresh_layers: int,
         head: Mapping[str, int],
         ema_decay: float,
         student_temperature: float,
@@ -59,6 +61,8 @@ class SdHubertTask(AdamWTask):
     ) -> None:
         super().__init__(optimizer, schedule, max_steps, seed)
         self.save_hyperparameters({"encoder": hub.spec(encoder), "max_steps": max_steps})
+        if not 0 <= fresh_layers <= encoder.num_layers:
+            raise ValueError(f"task.fresh_layers={fresh_layers}: choose 0 .. {encoder.num_layers}")
         if min(student_temperature, teacher_temperature) <= 0 or not 0 <= center_momentum <= 1:
             raise ValueError(
                 f"task: student_temperature={student_temperature} and teacher_temperature="
@@ -67,6 +71,7 @@ class SdHubertTask(AdamWTask):
         encoder.feature_extractor.requires_grad_(False)
         encoder.encoder.pos_conv_embed.requires_grad_(False)
         encoder.encoder.layerdrop = 0.0
+        reinitialize_last_layers(encoder, fresh_layers)
         self.encoder = encoder
         self.head = SentenceHead(encoder.embed_dim, **head)
         self.teacher = EMA(self._followed(), ema_decay)

@@ -36,7 +36,7 @@ from ssl_audio.tasks.syllable_loss import (
     ids_from_labels,
     mean_pairwise_cosine,
 )
-from ssl_audio.tokenizers.norm_threshold import NormThreshold
+from ssl_audio.tokenizers.norm_threshold import NormThreshold, fit_norm_statistics
 from ssl_audio.tokenizers.syllables_batch import (
     average_segments,
     pooled_segments,
@@ -48,6 +48,7 @@ from ssl_audio.tokenizers.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 SEGMENTS = "segments"  # the name of the labels among a batch's codes
+START_FRAMES = 100_000  # half an hour, to start the statistics of norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,13 @@ class SylberTask(AdamWTask):
     Args:
         encoder: the student; the teacher starts as its copy.
         tokens: ``{"segments": spec}`` of the given segments (labels as ``ids_from_labels`` reads
-            them), or empty: the teacher's frames are segmented online.
+            them), or None: the teacher's frames are segmented online.
         tokenizers: the same key to what makes the labels; None when they are stored in the batches.
         ema_decay: of the teacher, per optimizer step; 1 is frozen.
         noise_mixing: arguments of ``NoiseMixing``.
-        norm_threshold: arguments of ``NormThreshold``, or a fixed threshold. None where segments
-            are given.
+        norm_threshold: arguments of ``NormThreshold``, or a fixed threshold; without statistics,
+            they are fitted to the teacher's norms when training starts. None where segments are
+            given.
         merge_threshold: range of the similarity that one micro-batch is segmented with.
         count_padding: frames of padding are segmented and count, with target 0, as in the original.
         alarm_cosine: mean cosine between targets above which a collapse is reported.
@@ -93,8 +95,8 @@ class SylberTask(AdamWTask):
     def __init__(
         self,
         encoder: HubertEncoder,
-        tokens: Mapping[str, TokenSpec],
-        tokenizers: Mapping[str, Tokenizer] | None,
+        tokens: Mapping[str, TokenSpec] | None = None,
+        tokenizers: Mapping[str, Tokenizer] | None = None,
         *,
         ema_decay: float,
         noise_mixing: Mapping[str, Any],
@@ -109,6 +111,7 @@ class SylberTask(AdamWTask):
     ) -> None:
         super().__init__(optimizer, schedule, max_steps, seed)
         self.save_hyperparameters({"encoder": hub.spec(encoder), "max_steps": max_steps})
+        tokens = dict(tokens or {})
         if set(tokens) - {SEGMENTS} or (not tokens) == (norm_threshold is None):
             raise ValueError(
                 f"Sylber needs either codes named {SEGMENTS!r} or task.norm_threshold; got codes "
@@ -120,7 +123,7 @@ class SylberTask(AdamWTask):
         encoder.masked_spec_embed.requires_grad_(False)  # nothing is masked
         self.encoder = encoder
         self.teacher = EMA(encoder, ema_decay)
-        self.tokens = dict(tokens)
+        self.tokens = tokens
         self.tokenizers = dict(tokenizers) if tokenizers else None
         self.mixing = NoiseMixing(**noise_mixing)
         self.norm_threshold: NormThreshold | float | None = (
@@ -136,6 +139,27 @@ class SylberTask(AdamWTask):
         """Learning rate after ``step`` optimizer steps."""
         lr = self.optimizer_config["lr"]
         return warmup_hold_cosine_lr(lr, step, total_steps=self.max_steps, **self.schedule)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        threshold = self.norm_threshold
+        if isinstance(threshold, NormThreshold) and not threshold.is_fitted:
+            found = fit_norm_statistics(self._teacher_norms()) if self.global_rank == 0 else None
+            threshold.fit(self.trainer.strategy.broadcast(found))
+
+    @torch.no_grad()
+    def _teacher_norms(self) -> Tensor:
+        """(F,) norms of the teacher's frames of training speech."""
+        norms, count = [], 0
+        for batch in self.trainer.datamodule.iter_batches("train", domains=["speech"]):  # type: ignore[attr-defined]
+            batch = batch.to(self.device)
+            output = self.teacher.module(batch.waveforms, batch.lengths)
+            valid = valid_mask(output.lengths, output.frames.shape[1])
+            norms.append(frame_norms(output.frames)[valid].cpu())
+            count += len(norms[-1])
+            if count >= START_FRAMES:
+                break
+        return torch.cat(norms)
 
     # ---- one micro-batch
 

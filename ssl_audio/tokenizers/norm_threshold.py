@@ -8,6 +8,7 @@ separates them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, distributed, nn
@@ -75,7 +76,8 @@ class NormThreshold(nn.Module):
     """Running statistics of the norms of speech and silence, and the threshold between them.
 
     Args:
-        signal_mean, signal_var, noise_mean, noise_var: of the norms at the start.
+        signal_mean, signal_var, noise_mean, noise_var: of the norms at the start; NaN until
+            ``fit`` has found them.
         decay: of the running statistics; 1 - decay is the weight of an update.
         eta: likelihood ratio at the threshold.
 
@@ -90,10 +92,11 @@ class NormThreshold(nn.Module):
 
     def __init__(
         self,
-        signal_mean: float,
-        signal_var: float,
-        noise_mean: float,
-        noise_var: float,
+        signal_mean: float = math.nan,
+        signal_var: float = math.nan,
+        noise_mean: float = math.nan,
+        noise_var: float = math.nan,
+        *,
         decay: float,
         eta: float = 1.0,
     ) -> None:
@@ -113,6 +116,16 @@ class NormThreshold(nn.Module):
             "noise_var": noise_var,
         }.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+
+    @property
+    def is_fitted(self) -> bool:
+        return not self.signal_mean.isnan()
+
+    @torch.no_grad()
+    def fit(self, statistics: Mapping[str, float]) -> None:
+        """Begin with what ``fit_norm_statistics`` found."""
+        for name, value in statistics.items():
+            getattr(self, name).fill_(value)
 
     def forward(self) -> Tensor:
         """The threshold, a scalar on the module's device."""

@@ -47,11 +47,16 @@ def test_frames_see_the_aggregator(encoder, clips):
 
 @torch.no_grad()
 def test_from_a_hubert_and_back(encoder, padded, tmp_path):
-    plain = encoder.first_layers(1).eval()
+    plain = HubertEncoder.from_encoder(encoder, num_hidden_layers=1).eval()
     assert type(plain) is HubertEncoder
     assert plain.num_layers == 1
-    again = SdHubertEncoder.from_hubert(plain).eval()
-    assert torch.equal(again.first_layers(1).eval()(*padded).frames, plain(*padded).frames)
+    again = SdHubertEncoder.from_encoder(plain, hidden_dropout=0.3).eval()
+    assert again.config["hidden_dropout"] == 0.3
+    assert all(p.requires_grad for p in again.parameters())
+    back = HubertEncoder.from_encoder(again).eval()
+    assert torch.equal(back(*padded).frames, plain(*padded).frames)
+    with pytest.raises(ValueError, match="missing"):
+        HubertEncoder.from_encoder(plain, num_hidden_layers=2)
     restored = ssl_audio.load_encoder(ssl_audio.save(encoder, tmp_path))
     assert isinstance(restored, SdHubertEncoder)
     assert torch.equal(restored(*padded).frames, encoder(*padded).frames)
@@ -67,6 +72,9 @@ def test_the_official_file(encoder, padded, tmp_path):
     torch.save({"config": {"layers": 2}, "state_dict": official}, path)
     loaded = SdHubertEncoder.from_checkpoint(path).eval()
     assert torch.equal(loaded(*padded).frames, encoder(*padded).frames)
+    opened = ssl_audio.load_encoder(path)
+    assert isinstance(opened, SdHubertEncoder)
+    assert torch.equal(opened(*padded).frames, encoder(*padded).frames)
     torch.save(tensors, path)
     with pytest.raises(CheckpointError, match="has no cls_token"):
         SdHubertEncoder.from_checkpoint(path)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def make_task(tiny_hubert):
     def build(**changes):
         settings = {
+            "fresh_layers": 1,
             "head": {"inner_dim": 12, "num_classes": 10},
             "ema_decay": 0.5,
             "student_temperature": 0.2,

@@ -24,6 +24,7 @@ from ssl_audio.models.hubert.conv import FeatureExtractor, FeatureProjection
 from ssl_audio.models.hubert.trunk import Trunk
 
 NORMALIZE_EPS = 1e-7  # of Wav2Vec2FeatureExtractor
+AGGREGATOR = "cls_token"  # of SD-HuBERT
 
 
 class HubertEncoder(Encoder):
@@ -108,11 +109,25 @@ class HubertEncoder(Encoder):
             config["num_hidden_layers"] = num_layers
         return cls.from_state_dict(tensors, config)
 
-    def first_layers(self, num_layers: int) -> HubertEncoder:
-        """A plain HuBERT with a copy of the first layers' weights, in training mode."""
-        config = {**self.config, "num_hidden_layers": num_layers}
-        tensors = {name: x for name, x in self.state_dict().items() if name != "cls_token"}
-        return HubertEncoder.from_state_dict(tensors, config)
+    @classmethod
+    def from_encoder(cls, encoder: HubertEncoder, **changes: Any) -> Self:
+        """A copy that trains, with ``changes`` in its config.
+
+        With a smaller ``num_hidden_layers`` the first layers are kept. SD-HuBERT's aggregator is
+        left out, or drawn where only the copy has one.
+
+        Raises:
+            ValueError: tensors that do not fit the changed config.
+        """
+        copy = cls(**{**encoder.config, **changes})
+        tensors = checkpoint.first_layers(encoder.state_dict(), copy.num_layers)
+        own = copy.state_dict()
+        if AGGREGATOR in own:
+            tensors.setdefault(AGGREGATOR, own[AGGREGATOR])
+        else:
+            tensors.pop(AGGREGATOR, None)
+        load_strict(copy, tensors, "the encoder")
+        return copy
 
     def num_frames(self, num_samples: Any) -> Any:
         return padding.conv_frames(num_samples, self.conv_layers)
