@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,13 @@ class MLPStack(nn.Module):
         points: G points of one depth, width and dropout.
         seed: of the initial weights and the dropout masks.
         device: where the networks live.
-        bf16: multiply by hidden weights in bfloat16, twice as fast where the processor can;
-            weights, norms and sums stay float32.
-    """
+        bf16: products and activations in bfloat16, twice as fast where the processor can; weights,
+            statistics of norms, sums and losses stay float32.
 
-    weight0: nn.Parameter
-    bias0: nn.Parameter
+    Attributes:
+        working: what products use, under the parameters' names: the parameters themselves, or
+            bfloat16 copies of the weights, which collect the gradients then.
+    """
 
     def __init__(
         self,
@@ -54,7 +55,8 @@ class MLPStack(nn.Module):
         assert {(p.hidden_layers, p.hidden_dim, p.dropout) for p in points} == {
             (first.hidden_layers, first.hidden_dim, first.dropout)
         }
-        self.points, self.dropout, self.bf16 = list(points), first.dropout, bf16
+        self.points, self.dropout = list(points), first.dropout
+        self.precision = torch.bfloat16 if bf16 else torch.float32
         self.masks = torch.Generator(device).manual_seed(seed)
         self.num_layers = first.hidden_layers
         sizes = [num_features, *[first.hidden_dim] * first.hidden_layers, num_classes]
@@ -73,18 +75,18 @@ class MLPStack(nn.Module):
                 self.register_buffer(f"mean{layer}", torch.zeros(shape))
                 self.register_buffer(f"var{layer}", torch.ones(shape))
         self.to(device)
+        self.working: dict[str, nn.Parameter] = {}
+        self._round()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) to logits (G, N, C)."""
-        h = self._first_linear(x)
-        for layer in range(self.num_layers):
-            h = torch.relu(self._dropped(self._normalised(h, layer)))
-            weight, bias = (
-                self.get_parameter(f"weight{layer + 1}"),
-                self.get_parameter(f"bias{layer + 1}"),
-            )
-            h = self._product(torch.bmm, h, weight) + bias[:, None]
-        return h
+        h = x.to(self.precision).expand(len(self.points), -1, -1)
+        for layer in range(self.num_layers + 1):
+            bias = self.get_parameter(f"bias{layer}").to(self.precision)
+            h = torch.baddbmm(bias[:, None], h, self.working[f"weight{layer}"])
+            if layer < self.num_layers:
+                h = torch.relu(self._dropped(self._normalised(h, layer)))
+        return h.float()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all networks but ``rows``."""
@@ -93,6 +95,7 @@ class MLPStack(nn.Module):
         for tensor in (*self.parameters(), *self.buffers()):
             tensor.data = tensor.data[index]
             tensor.grad = None
+        self._round()
 
     def state_of(self, row: int) -> dict[str, Tensor]:
         """A copy of one network, under the names of ``hidden.<i>.*`` and ``projection.*``."""
@@ -104,26 +107,19 @@ class MLPStack(nn.Module):
         own = self.state_dict()
         for name, theirs in self._names():
             own[name].copy_(torch.stack([_oriented(state[theirs]) for state in states]))
+        self._round()
 
-    def _first_linear(self, x: Tensor) -> Tensor:
-        """(N, D) to (G, N, H) in one product, as all networks see the same input."""
-        groups, features, width = self.weight0.shape
-        joined = self.weight0.transpose(0, 1).reshape(features, groups * width)
-        out = self._product(torch.mm, x, joined) + self.bias0.flatten()
-        return out.unflatten(1, (groups, width)).transpose(0, 1).contiguous()
+    def _round(self) -> None:
+        """Makes the copies that products use."""
+        for name, parameter in self.named_parameters():
+            rounded = self.precision == torch.bfloat16 and name.startswith("weight")
+            self.working[name] = nn.Parameter(parameter.bfloat16()) if rounded else parameter
 
     def _dropped(self, h: Tensor) -> Tensor:
         if not self.training or self.dropout == 0:
             return h
         kept = torch.rand(h.shape[1:], generator=self.masks, device=h.device) >= self.dropout
-        return h * (kept / (1 - self.dropout))
-
-    def _product(
-        self, multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor
-    ) -> Tensor:
-        if self.bf16:
-            return multiply(a.bfloat16(), b.bfloat16()).float()
-        return multiply(a, b)
+        return h * (kept / (1 - self.dropout)).to(h.dtype)
 
     def _normalised(self, h: Tensor, layer: int) -> Tensor:
         mean, var = self.get_buffer(f"mean{layer}"), self.get_buffer(f"var{layer}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssl_audio.memory import keep_freed_memory
 from ssl_audio.probes.hear.grid import GridPoint, Schedule
 from ssl_audio.probes.hear.mlp import MLPStack, losses, probabilities
 
@@ -66,6 +67,8 @@ def train_grid(
     """
     if len(train[0]) < 2:
         raise ValueError(f"{len(train[0])} training examples; at least two are needed")
+    if train[0].device.type == "cpu":
+        keep_freed_memory()
     results: dict[GridPoint, Trained[Choice]] = {}
     for members in _alike(points):
         results |= _train_stack(
@@ -135,8 +138,8 @@ def _train_stack(
 class StackedAdam:
     """Adam, one learning rate per network of the stack.
 
-    PyTorch's fused step takes one rate per group of tensors, so every network is a group whose
-    parameters are views of the stacked ones.
+    Each network has an optimizer over views of its part of the stacked parameters: what one step
+    touches then fits a CPU's cache, and a network that stops takes its statistics with it.
     """
 
     def __init__(self, stack: MLPStack) -> None:
@@ -145,33 +148,34 @@ class StackedAdam:
             [nn.Parameter(stacked.data[row]) for stacked in stack.parameters()]
             for row in range(len(stack.points))
         ]
-        groups = [
-            {"params": member, "lr": point.lr}
+        self.adams = [
+            torch.optim.Adam(member, point.lr, fused=True)
             for member, point in zip(self.members, stack.points, strict=True)
         ]
-        self.adam = torch.optim.Adam(groups, fused=True)
 
     def step(self) -> None:
         """One update with the gradients of the stack, which are cleared."""
-        for number, stacked in enumerate(self.stack.parameters()):
-            assert stacked.grad is not None
-            for member, gradient in zip(self.members, stacked.grad, strict=True):
-                member[number].grad = gradient
-            stacked.grad = None
-        self.adam.step()
+        working = list(self.stack.working.values())
+        for row, (member, adam) in enumerate(zip(self.members, self.adams, strict=True)):
+            for parameter, used in zip(member, working, strict=True):
+                assert used.grad is not None
+                parameter.grad = used.grad[row].float()
+            adam.step()
+            adam.zero_grad()
+            for parameter, used in zip(member, working, strict=True):
+                if used.dtype != parameter.dtype:
+                    used.data[row].copy_(parameter.data)
+        for used in working:
+            used.grad = None
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all networks but ``rows``, here and in the stack."""
-        for row, member in enumerate(self.members):
-            if row not in rows:
-                for parameter in member:
-                    del self.adam.state[parameter]
         self.stack.keep(rows)
         self.members = [self.members[row] for row in rows]
-        self.adam.param_groups[:] = [self.adam.param_groups[row] for row in rows]
-        for number, stacked in enumerate(self.stack.parameters()):
-            for row, member in enumerate(self.members):
-                member[number].data = stacked.data[row]
+        self.adams = [self.adams[row] for row in rows]
+        for row, member in enumerate(self.members):
+            for parameter, stacked in zip(member, self.stack.parameters(), strict=True):
+                parameter.data = stacked.data[row]
 
 
 def _batches(
