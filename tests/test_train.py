@@ -368,6 +368,7 @@ def test_a_teacher_with_another_frame_rate_is_one_line(program, monkeypatch):
     monkeypatch.setattr(MfccEncoder, "frame_rate", 31.0)
     with pytest.raises(ValueError, match="a teacher with another frame rate: 31 Hz codes do not"):
         program.run("rates")
+    assert not list(program.run_dir("rates").rglob("*/export"))  # no quantizer was trained in vain
 
 
 def make_bad_files(folder: Path) -> dict[str, str]:

@@ -34,10 +34,10 @@ SHORT = [
     "+trainer.enable_progress_bar=false",
     "trainer.enable_model_summary=false",
     f"task.max_steps={STEPS}",
-    "task.schedule.warmup_steps=1",
 ]
 BEATS = [
     "experiment=beats",
+    "task.schedule.warmup_steps=1",
     "data=folder",
     "probe=none",
     "data.batch_sec=2",
@@ -63,10 +63,31 @@ BEATS = [
 ]
 FINETUNE = [
     "experiment=finetune",
+    "task.schedule.warmup_steps=1",
     "data.task=toy",
     "data.batch_size=4",
     "data.balanced=true",
     "model.config={dropout:0.1,encoder_layerdrop:0.2}",
+]
+SPEAR = [
+    "experiment=spear_from_beats",
+    "data=folder",
+    "probe=none",
+    "data.batch_sec=2",
+    "data.min_sec=0.3",
+    "data.max_sec=0.7",
+    "data.valid_fraction=0.2",
+    "model.config.downsampling_factor=[1,2]",
+    "model.config.num_encoder_layers=1",
+    "model.config.encoder_dim=32",
+    "model.config.encoder_unmasked_dim=16",
+    "model.config.feedforward_dim=48",
+    "model.config.num_heads=2",
+    "model.config.cnn_module_kernel=7",
+    "model.config.embed_channels=[4,4,8]",
+    "tokenizer.speech.num_codebooks=2",
+    "tokenizer.audio.num_codebooks=2",
+    "tokenizer.speech.train={num_frames:400,batch_frames:16,phase_one_iters:3,phase_two_iters:3}",
 ]
 
 
@@ -193,6 +214,24 @@ def test_a_warm_start_begins_with_the_encoder_before(run, whole, monkeypatch):
     )
     run("warm", *BEATS, "+changes.2.encoder.start=stage:encoder_1")
     assert started == [hub.content_hash(whole / "encoder_1" / "export")]
+
+
+@pytest.mark.parametrize("tokens", ["stored", "online"])
+def test_spear_learns_from_an_encoder_of_ours(run, whole, corpus, tokens):
+    teacher = whole / "encoder_2" / "export"
+    arguments = [f"teacher={teacher}", f"data.speech_root={corpus}", f"tokens={tokens}"]
+    folder = run(f"spear_{tokens}", *SPEAR, *arguments)
+    tokenizer = hub.load_tokenizer(folder / "speech_quantizer" / "export")
+    assert hub.content_hash(tokenizer.teacher) == hub.content_hash(teacher)
+    assert tokenizer.frame_rate == 6.25  # rows of 160 ms, not their eight patches one by one
+    assert tokenizer.quantizer.dim == 8 * 16
+    assert hub.load_encoder(folder / "student" / "export").kind == "zipformer"
+    seen = losses(folder / "student")["train/loss"]
+    assert len(seen) == STEPS
+    assert all(np.isfinite(list(seen.values())))
+    if tokens == "online":
+        stored = losses(folder.with_name("spear_stored") / "student")["train/loss"]
+        assert seen == pytest.approx(stored, rel=1e-5)
 
 
 @pytest.fixture(scope="module")

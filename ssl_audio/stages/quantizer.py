@@ -18,13 +18,14 @@ from ssl_audio.files import replacing, write_json
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.pipeline import RunContext, Stage, provenance
 from ssl_audio.stages.common import build_data
+from ssl_audio.tasks.alignment import frame_ratio
 from ssl_audio.tokenizers.mvq import MultiCodebookQuantizer
 from ssl_audio.tokenizers.mvq_trainer import QuantizerTrainer, batch_indices
 from ssl_audio.tokenizers.teacher_tokens import (
     MVQTokenizer,
     channel_statistics,
     normalize_channels,
-    teacher_frames,
+    teacher_rows,
 )
 
 LOG_EVERY = 50  # steps
@@ -43,6 +44,7 @@ class QuantizerStage(Stage):
             (index into its hidden states, or null for its output), ``normalize`` (per channel),
             ``num_codebooks``, ``codebook_size`` (a square) and ``train``: ``num_frames``,
             ``batch_frames``, ``phase_one_iters``, ``phase_two_iters``, ``lr``.
+        student: section of the encoder that will predict the codes; its clock must fit.
         data: section of the data module.
         device: of the teacher and the training; null picks a GPU if there is one.
         seed: of the run.
@@ -52,15 +54,20 @@ class QuantizerStage(Stage):
         self,
         domain: str,
         tokenizer: Mapping[str, Any],
+        student: Mapping[str, Any],
         data: Mapping[str, Any],
         seed: int,
         device: str | None = None,
     ) -> None:
         self.domain, self.tokenizer, self.data, self.seed = domain, tokenizer, data, seed
+        self.student = student
         self.device = default_device(device)
 
     def run(self, directory: Path, context: RunContext) -> None:
         teacher = load_teacher(self.tokenizer["teacher"]).to(self.device)
+        with torch.device("meta"):  # sizes without weights
+            student: Encoder = hub.build(self.student, "model")
+        frame_ratio(student.frame_rate, teacher.frame_rate / teacher.patches_per_row)
         frames = self._collect(teacher)
         mean = std = None
         if self.tokenizer["normalize"]:
@@ -86,7 +93,7 @@ class QuantizerStage(Stage):
         collected, count = [], 0
         batches = data.iter_batches("train", domains=[self.domain])
         for batch in track(batches, f"{self.domain} teacher frames", transient=True):
-            frames, lengths = teacher_frames(
+            frames, lengths = teacher_rows(
                 teacher,
                 self.tokenizer["layer"],
                 batch.waveforms.to(self.device),

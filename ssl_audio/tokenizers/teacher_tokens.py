@@ -41,6 +41,18 @@ def teacher_frames(
     return output.frames if layer is None else output.hidden_states[layer], output.lengths
 
 
+def teacher_rows(
+    teacher: Encoder, layer: int | None, waveforms: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``teacher_frames`` where the patches of one stretch of time are one frame, side by side.
+
+    A student's frame has its place in time, but no band of frequency that a patch could be for.
+    """
+    frames, frame_lengths = teacher_frames(teacher, layer, waveforms, lengths)
+    rows = frames.unflatten(1, (-1, teacher.patches_per_row)).flatten(2)
+    return rows, frame_lengths // teacher.patches_per_row
+
+
 def channel_statistics(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) of frames (F, D), float32, for :func:`normalize_channels`.
 
@@ -57,7 +69,7 @@ def normalize_channels(frames: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 class MVQTokenizer(Tokenizer):
-    """A frozen teacher's layer, normalised per channel if asked for, then a quantizer.
+    """A frozen teacher's rows, normalised per channel if asked for, then a quantizer.
 
     Args:
         teacher: any encoder; it is set to eval mode and stops collecting gradients.
@@ -93,7 +105,7 @@ class MVQTokenizer(Tokenizer):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.sample_rate = teacher.sample_rate
-        self.frame_rate = teacher.frame_rate
+        self.frame_rate = teacher.frame_rate / teacher.patches_per_row
         self.num_codebooks = quantizer.num_codebooks
         self.codebook_size = quantizer.codebook_size
         self.requires_grad_(False)
@@ -134,12 +146,12 @@ class MVQTokenizer(Tokenizer):
         return super().train(False)
 
     def num_frames(self, num_samples: Any) -> Any:
-        return self.teacher.num_frames(num_samples)
+        return self.teacher.num_frames(num_samples) // self.teacher.patches_per_row
 
     @torch.no_grad()
     def encode(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tokens:
         """(B, S) float32 in [-1, 1] and valid samples (B,) to codes; padding is ``IGNORE_CODE``."""
-        frames, frame_lengths = teacher_frames(self.teacher, self.layer, waveforms, lengths)
+        frames, frame_lengths = teacher_rows(self.teacher, self.layer, waveforms, lengths)
         valid = valid_mask(frame_lengths, frames.shape[1])
         picked = frames[valid].float()
         if self.mean is not None and self.std is not None:
