@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -39,15 +40,17 @@ def run(config: DictConfig) -> Path:
             shutil.rmtree(run_dir / name, ignore_errors=True)
     run_stages(stages, RunContext(run_dir))
     if rank_zero_only.rank == 0:
-        _summarise(run_dir, config.result)
+        _summarise(run_dir, list(stages), config.result)
     return run_dir
 
 
-def _summarise(run_dir: Path, result: str) -> None:
-    """The probe table, and where everything lies; ``result`` is the stage with the encoder."""
-    results = run_dir / "probe" / "results.json"
-    if results.exists():
-        print_table(json.loads(results.read_text()))
+def _summarise(run_dir: Path, stages: Sequence[str], result: str) -> None:
+    """The tables of probes, and where everything lies; ``result`` is the stage with the encoder."""
+    for name in stages:
+        path = run_dir / name / "results.json"
+        results = json.loads(path.read_text()) if path.exists() else {}
+        if "suite" in results:
+            print_table(results)
     for label, value in (
         ("run folder", run_dir),
         ("report", write_report(run_dir)),

@@ -45,7 +45,7 @@ STAGES = {
     "spear_from_beats": SPEAR,
     "spear_speech": [SPEAR[0], *SPEAR[2:]],
     "spear_unified": SPEAR,
-    "units": ["units"],
+    "units": ["units", "segmentation"],
 }
 SCALES = [
     (experiment, scale)

@@ -8,13 +8,13 @@ import pytest
 from ssl_audio import audio
 from ssl_audio.probes.energy_valleys import energy_valleys
 from ssl_audio.probes.recordings import Recording
-from ssl_audio.probes.segmentation import (
+from ssl_audio.probes.segmentation import score_segmentation
+from ssl_audio.probes.syllable_corpora import (
     SyllableRecording,
     folder_syllables,
-    score_segmentation,
-    segment_with,
     syllables_of_phones,
 )
+from ssl_audio.probes.syllable_suite import segments_of
 from ssl_audio.probes.token_stream import TokenSequence
 
 
@@ -74,8 +74,8 @@ def test_recordings_without_segments_and_units():
     assert score.recall == 0
     assert math.isnan(score.syllable_purity)
     assert math.isnan(score.bits_per_sec)
-    nothing = segment_with(lambda waveform: np.zeros((0, 2)), [truth])
-    assert score_segmentation([truth], nothing).tokens_per_sec == 0
+    nothing = TokenSequence("a", 2.0, np.zeros((0, 0)), np.zeros(0), np.zeros(0))
+    assert score_segmentation([truth], {"a": nothing}).tokens_per_sec == 0
 
 
 @pytest.fixture
@@ -94,9 +94,9 @@ def root(tmp_path):
 
 
 def test_energy_valleys_of_bursts(root):
-    (truth,) = folder_syllables(root, "syllables", "test")
+    (truth,) = folder_syllables(root, "syllables").splits["test"]
     assert truth.labels == ("x", "y", "z")
-    found = segment_with(energy_valleys, [truth])
+    found = {tokens.id: tokens for tokens, _ in segments_of(None, [truth])}
     times = found["a.wav"]
     assert any(abs(times.start_sec - 0.6) < 0.04)
     assert any(abs(times.start_sec - 1.0) < 0.04)
@@ -111,4 +111,4 @@ def test_a_task_of_whole_clips_is_one_line(root):
     for path in (root / "probes" / "syllables").glob("*.csv"):
         path.write_text("path,label\na.wav,x\n")
     with pytest.raises(ValueError, match="has no segments"):
-        folder_syllables(root, "syllables", "test")
+        folder_syllables(root, "syllables")

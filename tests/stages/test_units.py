@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,65 +12,33 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_audio import audio, hub
-from ssl_audio.batch import EncoderOutput
-from ssl_audio.models.encoder import Encoder
+from ssl_audio import hub
 from ssl_audio.pipeline import RunContext, run_stages
 from ssl_audio.stages.units import UnitsStage
 from ssl_audio.tokenizers import SyllableTokenizer
 
-TONES_HZ = (300.0, 1100.0, 3000.0)
-RATE_HZ = 16_000
-BURST_SEC, GAP_SEC = 0.32, 0.32  # whole frames
 
-
-class Bands(Encoder):
-    """Amplitudes of eight bands at 25 Hz: silence has small norms, each tone its direction."""
-
-    kind = "bands"
-    embed_dim = 8
-    num_layers = 0
-    frame_rate = 25.0
-    config: dict = {}  # noqa: RUF012
-
-    def num_frames(self, num_samples):
-        return num_samples // 640
-
-    def features(self, waveforms, lengths):
-        spectra = torch.fft.rfft(waveforms.unfold(1, 640, 640)).abs()[..., :-1]
-        return spectra.unflatten(-1, (8, -1)).mean(-1), lengths // 640
-
-    def forward_features(self, features, lengths=None):
-        return EncoderOutput(features, lengths, (features,))
-
-
-def bursts(order, seed):
-    """One burst of each tone of ``order``, gaps of noise around them."""
-    time = np.arange(round(BURST_SEC * RATE_HZ)) / RATE_HZ
-    gap = np.zeros(round(GAP_SEC * RATE_HZ))
-    parts = [gap]
-    for tone in order:
-        parts += [0.3 * np.sin(2 * np.pi * TONES_HZ[tone] * time), gap]
-    samples = np.concatenate(parts)
-    return samples + 1e-3 * np.random.default_rng(seed).standard_normal(len(samples))
+@pytest.fixture(scope="module")
+def parts():
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("burst_parts.py"))))
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(parts, tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     (root / "speech").mkdir()
     rng = np.random.default_rng(0)
     for index in range(12):
-        samples = bursts(rng.integers(3, size=4), index)
-        audio.write(root / "speech" / f"{index}.wav", samples, RATE_HZ)
+        wav = parts.wav_of(rng.integers(3, size=4), index)
+        (root / "speech" / f"{index}.wav").write_bytes(wav)
     return root
 
 
 @pytest.fixture
-def encoder(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=Bands))
-    monkeypatch.setitem(hub.ENCODERS, Bands.kind, "bands:Bands")
-    return str(hub.save(Bands(), tmp_path / "encoder"))
+def encoder(parts, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=parts.Bands))
+    monkeypatch.setitem(hub.ENCODERS, "bands", "bands:Bands")
+    return str(hub.save(parts.Bands(), tmp_path / "encoder"))
 
 
 def run(corpus: Path, encoder: str, directory: Path, **changes) -> Path:
@@ -99,22 +68,22 @@ def run(corpus: Path, encoder: str, directory: Path, **changes) -> Path:
     return directory / "units"
 
 
-def test_units_name_the_tones(corpus, encoder, tmp_path):
+def test_units_name_the_tones(parts, corpus, encoder, tmp_path):
     folder = run(corpus, encoder, tmp_path)
     tokenizer = hub.load_tokenizer(folder / "export")
     assert isinstance(tokenizer, SyllableTokenizer)
     order = [0, 2, 1, 1, 0, 2]
-    waveform = torch.from_numpy(bursts(order, seed=99)).float()[None]
+    waveform = torch.from_numpy(parts.bursts(order, seed=99)).float()[None]
     tokens = tokenizer.encode(waveform)
     units = tokens.codes[0, :, 0].tolist()
     assert len(units) == len(order)
     assert len({(tone, unit) for tone, unit in zip(order, units, strict=True)}) == 3
     starts = tokens.starts[0] / tokenizer.frame_rate
-    wanted = torch.arange(len(order)) * (BURST_SEC + GAP_SEC) + GAP_SEC
+    wanted = torch.tensor([start for _, start, _ in parts.times_of(order)])
     assert (starts - wanted).abs().max() < 0.05
 
     found = json.loads((folder / "metrics.json").read_text())
-    expected = 4 / (4 * (BURST_SEC + GAP_SEC) + GAP_SEC)
+    expected = 4 / parts.duration_of([0] * 4)
     assert found["segments_per_sec"] == pytest.approx(expected, rel=0.05)
     assert found["bits_per_sec"] == pytest.approx(found["segments_per_sec"] * np.log2(3))
 

@@ -1,0 +1,367 @@
+"""Syllables as a probe: a model, its untrained self and the valleys of mel energy.
+
+Every source goes through the same steps on each corpus: segments of all splits, thresholds and the
+shift of boundaries chosen on valid, units fitted to the segments of train, scores on test. The
+baseline "log-mel" cuts at the valleys of the mel energy and has log-mel frames.
+
+Axes: T frames, N segments, D channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ssl_audio.models.encoder import Encoder
+from ssl_audio.probes.abx_task import AbxTask, abx_scores
+from ssl_audio.probes.energy_valleys import energy_valleys
+from ssl_audio.probes.metrics.abx import AbxSettings
+from ssl_audio.probes.runner import LOG_MEL, TRAINED, UNTRAINED
+from ssl_audio.probes.segmentation import SegmentationScore, score_segmentation
+from ssl_audio.probes.sources import (
+    LAST_LAYER,
+    EncoderLayers,
+    FrameSource,
+    LogMelFrames,
+    untrained_twin,
+)
+from ssl_audio.probes.stream import BATCH_SEC, Failure
+from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording
+from ssl_audio.probes.token_stream import TokenSequence, iter_tokens
+from ssl_audio.tokenizers import SyllableTokenizer, fit_kmeans, segment_syllables
+from ssl_audio.tokenizers.nearest import nearest_codes
+from ssl_audio.tokenizers.syllables import segment_means
+
+EXPORTED = "as exported"
+NORM_QUANTILES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)  # of frames, taken for silence
+MERGE_QUANTILES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)  # of similarities at MERGE_SEC
+MERGE_THRESHOLD = 0.8  # the paper's, tried as well
+MERGE_SEC = 0.1  # half of a syllable
+ROWS = {  # of the table: field of SegmentationScore to name and metric
+    "f1": ("boundaries", "F1, 50 ms"),
+    "r_value": ("boundaries, R-value", "R-value, 50 ms"),
+    "syllable_purity": ("units: syllable purity", "purity"),
+    "cluster_purity": ("units: cluster purity", "purity"),
+}
+
+Segments = Iterator[tuple[TokenSequence, np.ndarray] | Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class SyllableSettings:
+    """How syllables are probed.
+
+    Attributes:
+        num_units: K of the units of sources that have none, fitted to the segments of train.
+        abx: also let phones be told apart, where a corpus has them.
+        batch_sec: padded seconds in a batch.
+        seed: of the units.
+    """
+
+    num_units: int = 100
+    abx: bool = True
+    batch_sec: float = BATCH_SEC
+    seed: int = 0
+
+
+def probe_syllables(
+    model: SyllableTokenizer | Encoder,
+    corpora: Sequence[SyllableCorpus],
+    *,
+    layer: int | None = None,
+    untrained: Encoder | None = None,
+    others: Mapping[str, SyllableTokenizer | Encoder] | None = None,
+    settings: SyllableSettings | None = None,
+) -> dict[str, Any]:
+    """Results as :mod:`ssl_audio.probes.runner` describes them, with all scores in ``details``.
+
+    Of an encoder the thresholds with the best boundary F1 on valid are taken, and units fitted; a
+    tokenizer's own thresholds and units, found without labels, are scored in a column of their own.
+
+    Args:
+        model: to probe.
+        corpora: recordings whose syllables are known.
+        layer: of encoders, an index into their hidden states; None for the output.
+        untrained: the model's initial state; by default one freshly initialised.
+        others: further models by the name of their column.
+        settings: how to probe.
+
+    Raises:
+        ValueError: a corpus without valid or test recordings, or no such layer.
+    """
+    settings = settings or SyllableSettings()
+    for corpus in corpora:
+        for split in ("valid", "test"):
+            if not corpus.splits.get(split):
+                raise ValueError(f"{corpus.name}: no recordings with syllables in split {split!r}")
+    if isinstance(model, SyllableTokenizer):
+        encoder, layer = model.encoder, model.layer
+    else:
+        encoder = model
+    models: dict[str, SyllableTokenizer | Encoder | None] = {
+        TRAINED: encoder,
+        UNTRAINED: untrained or untrained_twin(encoder),
+        LOG_MEL: None,
+        **(others or {}),
+    }
+    if encoder is not model:
+        models[EXPORTED] = model
+    results: dict[str, Any] = {
+        "suite": "syllables",
+        "suite_fingerprint": _fingerprint(corpora),
+        "settings": dataclasses.asdict(settings) | {"layer": layer},
+        "scores": {name: {} for name in models},
+        "details": {name: {} for name in models},
+        "notes": [],
+        "warnings": [],
+    }
+    for corpus, (name, source) in itertools.product(corpora, models.items()):
+        warnings: list[str] = results["warnings"]
+        tokenizer = None
+        if source is not None:
+            tokenizer = (
+                _plain(source)
+                if isinstance(source, SyllableTokenizer)
+                else best_thresholds(source, corpus.splits["valid"], layer, settings.batch_sec)
+            )
+        try:
+            score, num_units = _score(tokenizer, corpus, settings, warnings)
+        except ValueError as error:
+            warnings.append(f"{corpus.name}, {name}: {error}")
+            continue
+        results["scores"][name] |= _rows(corpus.name, score)
+        details = {**score.to_dict(), "num_units": num_units}
+        if tokenizer is not None:
+            details["norm_threshold"] = tokenizer.options.norm_threshold
+            details["merge_threshold"] = tokenizer.options.merge_threshold
+        if corpus.abx is not None and settings.abx and name != EXPORTED:
+            frames = _frame_source(tokenizer)
+            details["abx"] = abx = _abx(frames, corpus.abx, settings.batch_sec)
+            results["scores"][name] |= _abx_rows(corpus.name, abx)
+        results["details"][name][corpus.name] = details
+        results["notes"].append(f"{corpus.name}, {name}: {_note(details)}")
+    return results
+
+
+def best_thresholds(
+    encoder: Encoder,
+    valid: Sequence[SyllableRecording],
+    layer: int | None = None,
+    batch_sec: float = BATCH_SEC,
+) -> SyllableTokenizer:
+    """The encoder with the thresholds whose boundaries have the best F1 on ``valid``.
+
+    Candidates are quantiles of the frames' norms and of the similarities of frames
+    ``MERGE_SEC`` apart, so that any encoder has a fair choice.
+    """
+    whole = SyllableTokenizer(encoder, None, layer, norm_threshold=0.0, merge_threshold=-1.0)
+    frames = {
+        found.id: found.frames.numpy()
+        for found in iter_tokens(whole, [item.recording for item in valid], batch_sec=batch_sec)
+        if not isinstance(found, Failure) and found.frames is not None
+    }
+    if not frames:
+        raise ValueError("no valid recording can be read")
+    lag = max(1, round(MERGE_SEC * encoder.frame_rate))
+    norms = np.concatenate([np.linalg.norm(x, axis=1) for x in frames.values()])
+    similarities = np.concatenate([_similarities(x, lag) for x in frames.values()])
+    best: tuple[float, float, float] | None = None
+    for norm in _candidates(norms, NORM_QUANTILES):
+        for merge in [MERGE_THRESHOLD, *_candidates(similarities, MERGE_QUANTILES)]:
+            tokens = {
+                item.recording.id: _sequence(
+                    item, segment_syllables(frames[item.recording.id], norm, min(merge, 1.0)),
+                    encoder.frame_rate,
+                )
+                for item in valid
+                if item.recording.id in frames
+            }  # fmt: skip
+            f1 = score_segmentation(valid, tokens, valid, tokens).f1
+            if best is None or f1 > best[0]:
+                best = f1, norm, min(merge, 1.0)
+    assert best is not None
+    return SyllableTokenizer(encoder, None, layer, norm_threshold=best[1], merge_threshold=best[2])
+
+
+def _candidates(values: np.ndarray, quantiles: Sequence[float]) -> list[float]:
+    return sorted(set(map(float, np.quantile(values, quantiles)))) if len(values) else [0.0]
+
+
+def _similarities(frames: np.ndarray, lag: int) -> np.ndarray:
+    x = torch.from_numpy(frames)
+    return cosine_similarity(x[lag:], x[:-lag], dim=1).numpy()
+
+
+def _sequence(item: SyllableRecording, segments: np.ndarray, frame_rate: float) -> TokenSequence:
+    times = segments.reshape(-1, 2) / frame_rate
+    codes = np.zeros((len(times), 0), np.int64)
+    recording = item.recording
+    return TokenSequence(recording.id, recording.duration_sec, codes, times[:, 0], times[:, 1])
+
+
+def _score(
+    tokenizer: SyllableTokenizer | None,
+    corpus: SyllableCorpus,
+    settings: SyllableSettings,
+    warnings: list[str],
+) -> tuple[SegmentationScore, int]:
+    """Scores of a source, the valleys without a tokenizer, and the number of units."""
+
+    def split(name: str) -> tuple[dict[str, TokenSequence], dict[str, np.ndarray]]:
+        tokens, means = {}, {}
+        for found in segments_of(tokenizer, corpus.splits.get(name, ()), settings.batch_sec):
+            if isinstance(found, Failure):
+                warnings.append(found.reason)
+            else:
+                tokens[found[0].id], means[found[0].id] = found
+        return tokens, means
+
+    (valid, _), (test, test_means) = split("valid"), split("test")
+    units = None if tokenizer is None else tokenizer.centroids
+    if units is None and corpus.splits.get("train"):
+        _, train_means = split("train")
+        vectors = np.concatenate([*train_means.values()])
+        try:
+            units = fit_kmeans(
+                [vectors] * 4, settings.num_units, seed=settings.seed, batch_size=1000
+            )
+        except ValueError as error:
+            warnings.append(f"{corpus.name}, no units: {error}")
+    if units is not None:
+        test = {
+            name: replace(tokens, codes=_codes(test_means[name], units.cpu()))
+            for name, tokens in test.items()
+        }
+    num_units = 0 if units is None else len(units)
+    truth = corpus.splits["test"], test, corpus.splits["valid"], valid
+    return score_segmentation(*truth, codebook_size=num_units), num_units
+
+
+def _codes(means: np.ndarray, units: Tensor) -> np.ndarray:
+    return nearest_codes(torch.from_numpy(means), units).numpy()[:, None]
+
+
+def segments_of(
+    tokenizer: SyllableTokenizer | None,
+    recordings: Sequence[SyllableRecording],
+    batch_sec: float = BATCH_SEC,
+) -> Segments:
+    """Segments of each recording and their (N, D) mean frames; of a tokenizer, or the valleys with
+    log-mel frames."""
+    if tokenizer is None:
+        yield from _valley_segments(recordings)
+        return
+    rate = tokenizer.frame_rate
+    for found in iter_tokens(tokenizer, [r.recording for r in recordings], batch_sec=batch_sec):
+        if isinstance(found, Failure):
+            yield found
+        else:
+            assert found.frames is not None
+            yield replace(found, frames=None), _means(found, found.frames.numpy(), rate)
+
+
+def _valley_segments(recordings: Sequence[SyllableRecording]) -> Segments:
+    log_mel = LogMelFrames()
+    for item in recordings:
+        waveform = item.recording.read(0.0, None)
+        waves = torch.from_numpy(waveform)[None]
+        frames = log_mel.layers(waves, torch.tensor([len(waveform)]))[0][log_mel.layer][0]
+        found = _sequence(item, energy_valleys(waveform), 1.0)
+        yield found, _means(found, frames.numpy(), log_mel.frame_rate)
+
+
+def _means(found: TokenSequence, frames: np.ndarray, frame_rate: float) -> np.ndarray:
+    edges = np.stack([found.start_sec, found.end_sec], axis=1) * frame_rate
+    edges = np.round(edges).astype(np.int64).clip(0, len(frames))
+    edges[:, 0] = np.minimum(edges[:, 0], edges[:, 1] - 1).clip(0)
+    return segment_means(frames, edges)
+
+
+def _plain(tokenizer: SyllableTokenizer) -> SyllableTokenizer:
+    """Without tokens that are no segments, which neither boundaries nor purities want."""
+    options = dataclasses.asdict(tokenizer.options)
+    options |= {"deduplicate": False, "silence_gap_sec": None}
+    return SyllableTokenizer(tokenizer.encoder, tokenizer.centroids, tokenizer.layer, **options)
+
+
+def _layer_name(encoder: Encoder, layer: int | None) -> str:
+    return LAST_LAYER if layer is None else str(range(encoder.num_layers + 1)[layer])
+
+
+def _frame_source(tokenizer: SyllableTokenizer | None) -> FrameSource:
+    if tokenizer is None:
+        return LogMelFrames()
+    layer = _layer_name(tokenizer.encoder, tokenizer.layer)
+    return EncoderLayers(tokenizer.encoder, [layer])
+
+
+def _abx(source: FrameSource, task: AbxTask, batch_sec: float) -> dict[str, float]:
+    """Error within and across speakers."""
+    found = {}
+    for speaker in ("within", "across"):
+        scores = abx_scores(source, task, AbxSettings(speaker=speaker), batch_sec=batch_sec)
+        found[speaker] = next(iter(scores.errors.values()))
+    return found
+
+
+def _rows(corpus: str, score: SegmentationScore) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for field, (name, metric) in ROWS.items():
+        value = getattr(score, field)
+        if not math.isnan(value):
+            rows[f"{corpus}: {name}"] = _row(value, score.intervals.get(field), metric)
+    return rows
+
+
+def _abx_rows(corpus: str, errors: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{corpus}: phones {speaker} speakers": {
+            **_row(error, None, "ABX error"),
+            "higher_is_better": False,
+        }
+        for speaker, error in errors.items()
+        if not math.isnan(error)
+    }
+
+
+def _row(value: float, ci95: tuple[float, float] | None, metric: str) -> dict[str, Any]:
+    return {"value": value, "ci95": ci95, "metric": metric, "majority": None, "layer": ""}
+
+
+def _note(details: Mapping[str, Any]) -> str:
+    parts = [
+        f"P {100 * details['precision']:.1f} R {100 * details['recall']:.1f}",
+        f"shift {1000 * details['shift_sec']:+.0f} ms",
+        f"{details['tokens_per_sec']:.2f} tokens/s of {details['reference_per_sec']:.2f}",
+    ]
+    if details["num_units"]:
+        parts.append(
+            f"{details['bits_per_sec']:.1f} bit/s with {details['num_units']} units, "
+            f"{details['coding_efficiency']:.2f} of them tell the syllable"
+        )
+    if "norm_threshold" in details:
+        parts.append(
+            f"thresholds {details['norm_threshold']:.3g} and {details['merge_threshold']:.3g}"
+        )
+    return ", ".join(parts)
+
+
+def _fingerprint(corpora: Sequence[SyllableCorpus]) -> str:
+    """Hash of names, splits, labels and times."""
+    digest = hashlib.sha256()
+    for corpus in corpora:
+        for split, items in corpus.splits.items():
+            for item in items:
+                facts = (corpus.name, split, item.recording.id, item.labels)
+                digest.update(repr((*facts, item.segments.round(4).tolist())).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""Bursts of three tones as syllables: an encoder that hears them, its untrained self, valleys."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_audio.probes.segmentation import score_segmentation
+from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording, syllable_corpora
+from ssl_audio.probes.syllable_suite import (
+    SyllableSettings,
+    best_thresholds,
+    probe_syllables,
+    segments_of,
+)
+from ssl_audio.probes.table import markdown_table
+from ssl_audio.tokenizers import SyllableTokenizer
+
+
+@pytest.fixture(scope="module")
+def parts():
+    folder = Path(__file__).parents[1]
+    return SimpleNamespace(**runpy.run_path(str(folder / "stages" / "burst_parts.py")))
+
+
+@pytest.fixture(scope="module")
+def corpus(parts):
+    def recording(name, seed):
+        order = np.random.default_rng(seed).integers(3, size=5).tolist()
+        wav = parts.wav_of(order, seed)
+        spans = [(start, end, "abc"[tone]) for tone, start, end in parts.times_of(order)]
+        return SyllableRecording.of(name, wav, parts.duration_of(order), spans)
+
+    splits = {
+        split: tuple(recording(f"{split}{i}", 10 * number + i) for i in range(4))
+        for number, split in enumerate(("train", "valid", "test"))
+    }
+    return SyllableCorpus("bursts", splits)
+
+
+SETTINGS = SyllableSettings(num_units=3)
+
+
+@pytest.fixture(scope="module")
+def results(parts, corpus):
+    class Blind(parts.Bands):
+        """Always the same frame: what an untrained encoder may look like at worst."""
+
+        def forward_features(self, features, lengths=None):
+            return super().forward_features(torch.ones_like(features), lengths)
+
+    return probe_syllables(parts.Bands(), [corpus], untrained=Blind(), settings=SETTINGS)
+
+
+def test_every_source_goes_the_same_way(results, corpus, parts):
+    scores = results["scores"]
+    assert list(scores) == ["trained", "untrained", "log-mel"]
+    boundaries, units = "bursts: boundaries", "bursts: units: syllable purity"
+    assert scores["trained"][boundaries]["value"] > 0.9
+    assert scores["trained"][units]["value"] > 0.9
+    assert scores["untrained"][boundaries]["value"] < 0.3
+    assert scores["log-mel"][boundaries]["value"] > 0.5  # bursts are easy for energy too
+    for source in scores:
+        low, high = scores[source][boundaries]["ci95"]
+        assert low <= scores[source][boundaries]["value"] <= high
+
+
+def test_the_table_and_its_notes(results):
+    text = markdown_table(results)
+    assert "| bursts: boundaries, R-value |" in text
+    assert "trained beats untrained on" in text
+    assert sum("tokens/s of" in note for note in results["notes"]) == 3
+    assert not results["warnings"]
+
+
+def test_an_exported_tokenizer_keeps_its_thresholds_and_units(parts, corpus):
+    encoder = parts.Bands()
+    options = {"norm_threshold": 0.1, "merge_threshold": 0.8}
+    more = {"deduplicate": True, "silence_gap_sec": 0.1}  # change no boundary
+    tones = torch.from_numpy(parts.bursts([0, 1, 2], seed=0)).float()[None]
+    units = SyllableTokenizer(encoder, **options).segment_features(tones)
+    tokenizer = SyllableTokenizer(encoder, units, **options, **more)
+    found = probe_syllables(tokenizer, [corpus], settings=SETTINGS)["details"]
+    exported = found["as exported"]["bursts"]
+    assert {name: exported[name] for name in options} == options
+    assert exported["num_units"] == 3
+    # Silence is no segment: each burst is found, and its end, which counts too, is not.
+    assert (exported["precision"], exported["syllable_purity"]) == (1, 1)
+    assert exported["recall"] == 0.5
+    rate = 5 / parts.duration_of([0] * 5)
+    assert exported["tokens_per_sec"] == pytest.approx(rate)
+    assert exported["reference_per_sec"] == pytest.approx(rate)
+    assert exported["bits_per_sec"] == pytest.approx(rate * math.log2(3))
+    # Units tell the label completely, so what is told is the entropy of the labels.
+    assert 0.8 < exported["coding_efficiency"] <= 1
+    assert found["trained"]["bursts"]["f1"] > exported["f1"]
+
+
+def test_the_chosen_thresholds_are_the_best_of_the_grid(parts, corpus):
+    valid = corpus.splits["valid"]
+    chosen = best_thresholds(parts.Bands(), valid)
+
+    def f1(norm_threshold, merge_threshold):
+        options = {"norm_threshold": norm_threshold, "merge_threshold": merge_threshold}
+        tokenizer = SyllableTokenizer(parts.Bands(), **options)
+        found = {tokens.id: tokens for tokens, _ in segments_of(tokenizer, valid)}
+        return score_segmentation(valid, found, valid, found).f1
+
+    best = f1(chosen.options.norm_threshold, chosen.options.merge_threshold)
+    assert best > max(f1(0.0, -1.0), f1(1e9, 0.8), f1(0.1, 0.8))
+
+
+def test_too_few_segments_for_units_leave_boundaries(parts, corpus):
+    settings = SyllableSettings(num_units=1000)
+    results = probe_syllables(parts.Bands(), [corpus], settings=settings)
+    assert "bursts: boundaries" in results["scores"]["trained"]
+    assert not any("purity" in task for task in results["scores"]["trained"])
+    assert "vectors for 1000 units" in results["warnings"][0]
+
+
+def test_a_corpus_without_test_recordings_is_one_line(parts, corpus):
+    empty = SyllableCorpus("empty", {**corpus.splits, "test": ()})
+    with pytest.raises(ValueError, match="empty: no recordings with syllables in split 'test'"):
+        probe_syllables(parts.Bands(), [empty])
+
+
+def test_corpora_of_a_folder(parts, tmp_path):
+    parts.write_task(tmp_path, "syllables_x")
+    parts.write_task(tmp_path, "other")
+    assert [corpus.name for corpus in syllable_corpora(tmp_path)] == ["syllables_x"]
+    (corpus,) = syllable_corpora(tmp_path, ["other"])
+    assert corpus.splits["test"][0].labels == ("a", "b", "c")
+    with pytest.raises(ValueError, match="no demo corpus here"):
+        syllable_corpora(tmp_path / "nowhere")
