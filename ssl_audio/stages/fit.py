@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 
 from ssl_audio.checkpoint_io import AtomicCheckpointIO, latest_checkpoint
 from ssl_audio.config import construct
 from ssl_audio.data.datamodule import DataModule
 from ssl_audio.pipeline import rank_zero_print
+
+# Of fp16. Our losses are sums, which overflow at PyTorch's 65536; SPEAR and BEATs begin with 1 too.
+FIRST_LOSS_SCALE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +64,28 @@ def build_trainer(
     logger = False
     if sections.logger:
         logger = construct(sections.logger, "logger", save_dir=str(directory))
+    settings = {**sections.trainer, "max_steps": sections.max_steps}
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if settings.get("precision") == "16-mixed":
+        plugins.append(_fp16(settings))
+        del settings["precision"]
     trainer: Trainer = construct(
-        {**sections.trainer, "max_steps": sections.max_steps},
+        settings,
         "trainer",
         logger=logger,
         callbacks=[*([best] if best else []), checkpoints, *callbacks],
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         use_distributed_sampler=False,
         default_root_dir=str(directory),
     )
     return trainer
+
+
+def _fp16(settings: Mapping[str, Any]) -> MixedPrecision:
+    on_cpu = settings.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    device = "cpu" if on_cpu else "cuda"
+    scaler = torch.amp.GradScaler(device, init_scale=FIRST_LOSS_SCALE)
+    return MixedPrecision("16-mixed", device, scaler)
 
 
 def fit(trainer: Trainer, task: LightningModule, data: DataModule, directory: Path) -> None:

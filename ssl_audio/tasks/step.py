@@ -100,16 +100,27 @@ class SummedLossTask(LightningModule):
         for parameter in self.parameters():
             parameter.grad = None  # ScaledAdam takes no step without any gradient
         self._skipped_in_a_row += 1
-        log.warning(
-            "step %d skipped on all ranks: gradient norm %s; rank %d: %s",
-            self.global_step, norm.item(), self.global_rank, self._suspects(),
-        )  # fmt: skip
+        self._report_skip(norm)
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise ValueError(
                 f"{self._skipped_in_a_row} steps in a row had a gradient that is not finite; "
                 "lower task.optimizer.lr or use trainer.precision=32-true, then rerun: the last "
                 "checkpoint is good"
             )
+
+    def _report_skip(self, norm: Tensor) -> None:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and torch.cat(self._clip_losses).isfinite().all():
+            if self._skipped_in_a_row == 1:  # fp16's ordinary search for a scale: said once
+                log.warning(
+                    "step %d skipped on all ranks: its gradient overflows in fp16 at a loss scale "
+                    "of %g, which comes down now", self.global_step, scaler.get_scale(),
+                )  # fmt: skip
+            return
+        log.warning(
+            "step %d skipped on all ranks: gradient norm %s; rank %d: %s",
+            self.global_step, norm.item(), self.global_rank, self._suspects(),
+        )  # fmt: skip
 
     def _suspects(self, shown: int = 8) -> str:
         losses = torch.cat(self._clip_losses).isfinite().tolist()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from ssl_audio import audio
 from ssl_audio.batch import AudioBatch, Tokens
@@ -154,6 +156,25 @@ def test_bf16_stays_finite(program):
     assert all(map(math.isfinite, seen.losses))
     assert all(parameter.isfinite().all() for parameter in task.parameters())
     assert all(parameter.dtype == torch.float32 for parameter in task.parameters())
+
+
+def test_fp16_says_once_that_it_looks_for_a_loss_scale(program):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    messages, task = program.Messages(), program.make_task(regularize=True)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    seen = program.fit(task, program.make_batches(16), steps=16, plugins=[precision])
+    changed = [
+        any(not torch.equal(x, y) for x, y in zip(before, after, strict=True))
+        for before, after in pairwise(seen.parameters)
+    ]
+    skipped = changed.index(True)
+    assert skipped > 2
+    assert all(changed[skipped:])
+    assert scaler.get_scale() == 2.0 ** (22 - skipped - 1)
+    assert len(messages.lines) == 1
+    assert "step 0 skipped on all ranks: its gradient overflows in fp16" in messages.lines[0]
+    assert f"a loss scale of {2**22:g}, which comes down now" in messages.lines[0]
+    assert all(map(math.isfinite, seen.losses))
 
 
 def test_what_cannot_be_trained_is_refused(program):
