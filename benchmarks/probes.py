@@ -1,4 +1,6 @@
-"""HEAR's grid as one batched program against a plain loop over its points.
+"""Heads of the probes against the plain way to train them.
+
+HEAR's grid as one batched program against a plain loop over its points:
 
     python benchmarks/probes.py [--device cuda]
 
@@ -7,6 +9,10 @@ the loop trains one ``nn.Sequential`` after the other with ``torch.optim.Adam``.
 thread, process CPU time; on a GPU wall time. "valid" is the mean over the points of the best
 validation accuracy, "test" the accuracy of the winner. Target on a CPU: 3 times the loop with
 scores within the band of ``hear_end_to_end`` (0.05).
+
+Then SUPERB's linear head on layer means against the same head on frames (largest difference of the
+logits, time of one training step, memory that the features take), and the closed-form probes on
+2,000 clips after extraction (target: under a second).
 """
 
 from __future__ import annotations
@@ -19,10 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ssl_audio.probes.heads import HEADS, HeadSettings, TaskData
 from ssl_audio.probes.hear.grid import GridPoint, Schedule, full_grid
 from ssl_audio.probes.hear.mlp import probabilities
 from ssl_audio.probes.hear.training import predict, train_grid
 from ssl_audio.probes.metrics.scene import top1_accuracy
+from ssl_audio.probes.superb.heads import mean_pool
+from ssl_audio.probes.superb.linear_grid import LinearGrid, slot_losses
 
 # clips to train on, embedding size, classes, spread of the classes, epochs at most
 PROBLEMS = ((160, 8, 4, 0.7, 60), (320, 768, 10, 0.15, 15))
@@ -66,13 +75,16 @@ def plain_loop(data: dict[str, Data], schedule: Schedule) -> tuple[float, float]
     for point in full_grid():
         torch.manual_seed(0)
         net = network(point, data["train"][0].shape[1], data["train"][1].shape[1])
-        results.append(train_one(net.to(data["train"][0].device), point, data, schedule))
-    return float(np.mean([score for score, _ in results])), max(results, key=lambda r: r[0])[1]
+        net = net.to(data["train"][0].device)
+        results.append((train_one(net, point, data, schedule), net))
+    winner = max(results, key=lambda result: result[0])[1]
+    test_x, test_y = data["test"]
+    test = top1_accuracy(outputs(winner, test_x), test_y.cpu().numpy())
+    return float(np.mean([score for score, _ in results])), test
 
 
-def train_one(
-    net: nn.Module, point: GridPoint, data: dict[str, Data], schedule: Schedule
-) -> tuple[float, float]:
+def train_one(net: nn.Module, point: GridPoint, data: dict[str, Data], schedule: Schedule) -> float:
+    """Best validation score, whose weights the network has afterwards."""
     adam = torch.optim.Adam(net.parameters(), lr=point.lr)
     (x, y), (valid_x, valid_y) = data["train"], data["valid"]
     labels, valid_targets = y.argmax(1), valid_y.cpu().numpy()
@@ -93,8 +105,7 @@ def train_one(
         if waited == schedule.patience:
             break
     net.load_state_dict(state)
-    test_x, test_y = data["test"]
-    return best, top1_accuracy(outputs(net, test_x), test_y.cpu().numpy())
+    return best
 
 
 @torch.no_grad()
@@ -147,9 +158,68 @@ def report(device: str) -> None:
                   f"valid {valid:.3f}, test {test:.3f}")  # fmt: skip
 
 
+LAYERS, WIDTH, FRAMES, BATCH = 13, 768, 250, 32  # a base model, clips of 5 s at 50 Hz
+
+
+def superb_heads(device: str) -> None:
+    """One learning rate, as the frame-level head has only one."""
+    torch.manual_seed(0)
+    frames = torch.randn(LAYERS, BATCH, FRAMES, WIDTH, device=device)
+    lengths = torch.randint(FRAMES // 2, FRAMES + 1, (BATCH,), device=device)
+    labels = torch.randint(12, (BATCH, 1), device=device)
+    grid = LinearGrid(LAYERS, WIDTH, 256, 12, num_heads=1).to(device)
+    featurizer, head = (module.to(device) for module in grid.head(0))
+    means = torch.stack([mean_pool(layer, lengths) for layer in frames], dim=1)
+    difference = (grid(means)[0] - head(featurizer(frames), lengths)).abs().max().item()
+
+    def on_frames() -> None:
+        slot_losses(head(featurizer(frames), lengths)[None], labels, [12]).sum().backward()
+
+    def on_means() -> None:
+        slot_losses(grid(means), labels, [12]).sum().backward()
+
+    whole, pooled = (seconds_per_call(step, device) for step in (on_frames, on_means))
+    ratio = frames.numel() / means.numel()
+    print(f"{device}, SUPERB's linear head, {BATCH} clips of {LAYERS} x {FRAMES} x {WIDTH}")
+    print(f"  frames {1e3 * whole:7.2f} ms a step")
+    print(f"  means  {1e3 * pooled:7.2f} ms a step, ratio {whole / pooled:.0f}, "
+          f"features {ratio:.0f} times smaller, logits differ by {difference:.1e}")  # fmt: skip
+
+
+def seconds_per_call(call: Callable[[], None], device: str, repeats: int = 5) -> float:
+    call()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    for _ in range(repeats):
+        call()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return (clock() - start) / repeats
+
+
+def closed_form() -> None:
+    """k-NN and ridge as the online probes run them: 1,200 train, 400 valid, 400 test."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 0.15 * torch.randn(10, WIDTH, generator=generator)
+    rows, targets = {}, {}
+    for split, count in (("train", 1200), ("valid", 400), ("test", 400)):
+        labels = torch.randint(10, (count,), generator=generator)
+        rows[split] = centres[labels] + torch.randn(count, WIDTH, generator=generator)
+        targets[split] = labels.numpy()
+    data = TaskData({"last": rows}, targets, 10, seed=0)
+    print(f"cpu, closed-form probes on 2000 clips of {WIDTH}")
+    for name in ("knn", "ridge"):
+        start = time.process_time()
+        for candidate in HEADS[name](data, HeadSettings((1.0,), 1)):
+            found = float((candidate.test().argmax(1).numpy() == targets["test"]).mean())
+        print(f"  {name:5} {time.process_time() - start:5.2f} s, accuracy {found:.3f}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     report(arguments.device)
+    superb_heads(arguments.device)
+    closed_form()

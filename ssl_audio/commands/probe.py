@@ -42,6 +42,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--protocol", choices=("ours", "heareval", "compat"), default="ours")
     command.add_argument("--seed", type=int, default=42, help="of weights and orders")
     command.add_argument("--bf16", action="store_true", help="hear: hidden weights in bfloat16")
+    command.add_argument("--max-steps", type=int, help="superb: most steps of a head")
+    command.add_argument(
+        "--layer-norm", action="store_true", help="superb: normalise layers before their sum"
+    )
     command.add_argument("--device", help="the GPU if there is one by default")
     command.add_argument("--output", default="probes", help="folder for results.json, .md, .html")
     command.add_argument("--cache", help="keeps finished work; OUTPUT/cache by default")
@@ -108,8 +112,41 @@ def _hear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results
     return hear.suite(sources, read_table(), tasks, layer)
 
 
+def _superb_tasks(arguments: argparse.Namespace) -> Sequence[str]:
+    from ssl_audio.probes.superb.run import read_tables
+
+    return list(read_tables()[0])
+
+
+def _superb(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
+    from ssl_audio import hub
+    from ssl_audio.devices import default_device
+    from ssl_audio.probes.hear.run import CONCAT, encoder_and_baselines
+    from ssl_audio.probes.superb.run import SuperbRun, read_tables
+    from ssl_audio.probes.superb.task import Settings
+
+    if arguments.layers == CONCAT:
+        raise ValueError("SUPERB learns a sum of layers; use --layers sum, last or a number")
+    device = default_device(arguments.device)
+    settings = Settings(
+        arguments.protocol,
+        arguments.seed,
+        device,
+        arguments.cache,
+        max_steps=arguments.max_steps,
+        progress=True,
+    )
+    superb = SuperbRun(Path(arguments.root), settings, arguments.layer_norm)
+    encoder = hub.load_encoder(arguments.model).to(device)
+    every = arguments.layers in (None, "sum", "all")
+    layer = CONCAT if every else arguments.layers
+    sources = encoder_and_baselines(encoder, layer, patches=arguments.patches)
+    return superb.suite(sources, *read_tables(), tasks)
+
+
 SUITES = {
     "demo": Suite(_linear_tasks, _linear),
     "folder": Suite(_linear_tasks, _linear),
     "hear": Suite(_hear_tasks, _hear),
+    "superb": Suite(_superb_tasks, _superb),
 }

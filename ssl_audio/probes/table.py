@@ -20,18 +20,18 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     sources = source_names(results)
     table = Table(title=f"Probes: suite {results['suite']}")
     table.add_column("task")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for name in sources:
         table.add_column(name, justify="right")
     table.add_column("majority", justify="right")
     for task, scores in by_task(results).items():
-        best = max(score["value"] for score in scores.values())
+        best = max(_merit(score) for score in scores.values())
         cells = [
-            _bold(score_text(scores.get(name)), name in scores and scores[name]["value"] == best)
+            _bold(score_text(scores.get(name)), name in scores and _merit(scores[name]) == best)
             for name in sources
         ]
         record = next(iter(scores.values()))
-        table.add_row(task, record["metric"], *cells, majority_text(record))
+        table.add_row(task, _metric_text(record), *cells, majority_text(record))
     for task in results.get("failed", ()):
         table.add_row(task, FAILED, *["-"] * (len(sources) + 1))
     table.caption = summary(results)
@@ -53,7 +53,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     for task, scores in by_task(results).items():
         record = next(iter(scores.values()))
         cells = [score_text(scores.get(name)) for name in sources]
-        row = ["| " + task, record["metric"], *cells, majority_text(record)]
+        row = ["| " + task, _metric_text(record), *cells, majority_text(record)]
         lines.append(" | ".join(row) + " |")
     for task in results.get("failed", ()):
         lines.append(f"| {task} | {FAILED} |" + " - |" * (len(sources) + 1))
@@ -68,7 +68,7 @@ def summary(results: Mapping[str, Any]) -> str:
     parts = []
     for baseline in ("untrained", "log-mel"):
         pairs = [
-            (scores["trained"]["value"], scores[baseline]["value"])
+            (_merit(scores["trained"]), _merit(scores[baseline]))
             for scores in rows
             if "trained" in scores and baseline in scores
         ]
@@ -95,12 +95,15 @@ def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def score_text(score: Mapping[str, Any] | None) -> str:
-    """Percent and the larger half of the 95 % interval."""
+    """Percent (or what ``scale`` makes of it) and the larger half of the 95 % interval, if any."""
     if score is None:
         return "-"
+    scale = score.get("scale", 100)
+    if score["ci95"] is None:
+        return f"{scale * score['value']:.1f}"
     low, high = score["ci95"]
     spread = max(high - score["value"], score["value"] - low)
-    return f"{100 * score['value']:.1f} ± {100 * spread:.1f}"
+    return f"{scale * score['value']:.1f} ± {scale * spread:.1f}"
 
 
 def majority_text(score: Mapping[str, Any]) -> str:
@@ -111,6 +114,16 @@ def majority_text(score: Mapping[str, Any]) -> str:
 
 def _left_out(results: Mapping[str, Any]) -> list[str]:
     return [f"left out: {line}" for line in results.get("warnings", ())]
+
+
+def _merit(score: Mapping[str, Any]) -> float:
+    """The value, so that higher is better."""
+    return score["value"] if score.get("higher_is_better", True) else -score["value"]
+
+
+def _metric_text(score: Mapping[str, Any]) -> str:
+    """The metric, and an arrow where lower is better."""
+    return score["metric"] if score.get("higher_is_better", True) else f"{score['metric']} ↓"
 
 
 def _bold(text: str, is_best: bool) -> str:

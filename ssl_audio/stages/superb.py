@@ -51,6 +51,7 @@ class SuperbStage(Stage):
             device=default_device(),
             cache_dir=Path(cache_dir),
             max_steps=max_steps,
+            progress=True,
         )
         self.tasks = SuperbRun(Path(root), settings, layer_norm)
 

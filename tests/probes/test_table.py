@@ -43,3 +43,18 @@ def test_markdown_has_one_row_per_task_and_a_dash_where_a_score_is_missing():
     lines = markdown_table({**RESULTS, "scores": scores}).splitlines()
     assert lines[0] == "| task | metric | trained | untrained | log-mel | majority |"
     assert lines[3] == "| voice | accuracy | 70.0 ± 5.0 | - | 40.0 ± 5.0 | 10.0 |"
+
+
+def test_errors_are_better_when_lower_and_scales_differ():
+    def error(value: float):
+        return {**record(value), "metric": "eer", "higher_is_better": False, "scale": 1}
+
+    scores = {"trained": {"voice": error(0.2)}, "untrained": {"voice": error(0.4)}}
+    results = {"suite": "superb", "warnings": [], "scores": scores}
+    assert summary(results) == "trained beats untrained on 1 of 1 tasks"
+    assert "| voice | eer ↓ | 0.2 ± 0.0 | 0.4 ± 0.0 |" in markdown_table(results)
+    output = io.StringIO()
+    print_table(results, Console(file=output, force_terminal=True, width=120))
+    shown = output.getvalue()
+    assert "\x1b[1m0.2" in shown
+    assert "\x1b[1m0.4" not in shown

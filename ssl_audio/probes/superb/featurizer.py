@@ -19,21 +19,19 @@ class Featurizer(nn.Module):
 
     Args:
         num_layers: L.
-        num_heads: G sums over the same layers, one for each head of a grid; None is a single one.
     """
 
-    def __init__(self, num_layers: int, num_heads: int | None = None) -> None:
+    def __init__(self, num_layers: int) -> None:
         super().__init__()
-        shape = (num_layers,) if num_heads is None else (num_heads, num_layers)
-        self.logits = nn.Parameter(torch.zeros(shape))
+        self.logits = nn.Parameter(torch.zeros(num_layers))
 
     @property
     def weights(self) -> Tensor:
-        """(L,) or (G, L), each row sums to 1."""
+        """(L,), they sum to 1."""
         return self.logits.softmax(-1)
 
     def forward(self, layers: Tensor) -> Tensor:
-        """(L, ..., D) to (..., D) or (G, ..., D)."""
+        """(L, ..., D) to (..., D)."""
         return torch.tensordot(self.weights, layers, dims=1)
 
 
@@ -58,6 +56,8 @@ def match_frames(states: Tensor, num_frames: Tensor, num_wanted: Tensor) -> Tens
     Returns:
         (B, largest of num_wanted, D), zero behind the wanted frames.
     """
+    if not states.shape[1]:  # too short for a frame
+        states = functional.pad(states, (0, 0, 0, 1))
     positions = torch.arange(int(num_wanted.max()), device=states.device)
     last = (num_frames - 1).clamp(min=0).to(states.device)
     index = torch.minimum(positions, last[:, None])

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from ssl_audio.probes.superb.featurizer import Featurizer
@@ -47,6 +48,7 @@ class GridTraining:
     max_grad_norm: float = 1.0
     seed: int = 0
     device: str = "cpu"
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,8 @@ def train_linear_grid(
         training: how.
     """
     device = training.device
-    with torch.random.fork_rng():
-        torch.manual_seed(training.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(training.seed)
         layers, dim = train.means.shape[1:]
         grid = LinearGrid(layers, dim, training.hidden, sum(slots), len(training.lrs)).to(device)
     rows = [nn.Parameter(row) for row in grid.flat.data]
@@ -146,7 +148,8 @@ def train_linear_grid(
     batches = _batches(train.weights, training.batch_size, training.seed)
     best: list[TrainedHead | None] = [None] * len(rows)
     histories: list[list[tuple[int, float]]] = [[] for _ in rows]
-    for step in range(1, training.steps + 1):
+    steps = range(1, training.steps + 1)
+    for step in track(steps, "training linear heads", disable=not training.progress):
         picked = next(batches).to(device)
         loss = slot_losses(grid(means[picked]), targets[picked], slots).sum()
         (gradient,) = torch.autograd.grad(loss, grid.flat)

@@ -91,6 +91,7 @@ class PooledTask(SuperbTask):
             max_grad_norm=self.recipe.max_grad_norm,
             seed=settings.seed,
             device=settings.device,
+            progress=settings.progress,
         )
         heads = train_linear_grid(train, valid, slots, training)
         best = max(heads, key=lambda head: head.score)

@@ -74,8 +74,9 @@ class SuperbRun:
             tasks: names to run; None runs all whose data are there.
 
         Returns:
-            JSON-able: ``suite``, ``protocol``, ``scores`` (source to task to record), ``notes`` and
-            ``warnings``. What failed is a warning, the other tasks go on.
+            JSON-able: ``suite``, ``protocol``, ``scores`` (source to task to record), ``failed``
+            (tasks without any score), ``notes`` and ``warnings``, which say why; the other tasks go
+            on.
 
         Raises:
             ValueError: a task asked for that the table does not have.
@@ -86,7 +87,8 @@ class SuperbRun:
                 raise ValueError(f"no SUPERB task {name!r}; {why}")
         warnings: list[str] = []
         scores: dict[str, dict[str, Any]] = {name: {} for name in sources}
-        match_lengths = self.settings.protocol == "compat"
+        matched = self.settings.protocol == "compat"
+        stacks = {name: LayerStack(x, self.layer_norm, matched) for name, x in sources.items()}
         for task_name in tasks or table:
             try:
                 recipe = Recipe.of(table[task_name])
@@ -94,8 +96,7 @@ class SuperbRun:
             except ValueError as error:
                 warnings.append(f"task {task_name}: {error}")
                 continue
-            for name, source in sources.items():
-                layers = LayerStack(source, self.layer_norm, match_lengths)
+            for name, layers in stacks.items():
                 try:
                     record = self.task(task_name, task, recipe, layers)
                 except ValueError as error:
@@ -103,10 +104,12 @@ class SuperbRun:
                     continue
                 scores[name][task_name] = record
                 warnings += [f"task {task_name}: {line}" for line in record["warnings"]]
+        scored = {task_name for records in scores.values() for task_name in records}
         return {
             "suite": "superb",
             "protocol": self.settings.protocol,
             "scores": scores,
+            "failed": [task_name for task_name in tasks or table if task_name not in scored],
             "notes": [
                 f"protocol {self.settings.protocol}, learned sum of all layers",
                 *(f"{name} is not implemented: {why}" for name, why in not_implemented.items()),

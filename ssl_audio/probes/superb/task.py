@@ -89,6 +89,7 @@ class Settings:
         cache_dir: keeps layer means and unfinished trainings; None keeps none.
         batch_sec: padded seconds in a batch where the task does not fix its size.
         max_steps: caps every recipe's steps, for a quick look.
+        progress: show a bar while a head trains.
     """
 
     protocol: ProtocolName = "ours"
@@ -97,6 +98,7 @@ class Settings:
     cache_dir: Path | None = None
     batch_sec: float = 60.0
     max_steps: int | None = None
+    progress: bool = False
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:

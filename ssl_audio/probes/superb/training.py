@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from ssl_audio.files import replacing
@@ -73,17 +74,20 @@ def train_and_test(task: FrameTask, layers: LayerStack, settings: Settings) -> T
         ValueError: no file of a batch or of a split can be read.
     """
     steps, eval_every = settings.length_of(task.recipe)
-    with torch.random.fork_rng():
+    gpus = [settings.device] if torch.device(settings.device).type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
         run = _Run(task, layers, settings)
-        step = run.restored()
-        stream = task.training_stream(step * task.recipe.accumulate)
-        while step < steps:
-            step += 1
+        done = run.restored()
+        stream = task.training_stream(done * task.recipe.accumulate)
+        title = f"training {type(task).__name__}"
+        for step in track(range(done + 1, steps + 1), title, disable=not settings.progress):
             run.step(step, stream)
             if step % eval_every == 0 or step == steps:
                 run.validate(step)
                 run.store(step)
-        return run.result()
+        result = run.result()
+        run.discard()
+        return result
 
 
 class _Run:
@@ -109,8 +113,7 @@ class _Run:
             batch, failures = next(stream)
             self.failures |= dict.fromkeys(failures)
             if batch is not None:
-                used += 1
-                self._backward(batch, number * recipe.accumulate + part)
+                used += self._backward(batch, number * recipe.accumulate + part)
         if not used:
             raise ValueError(
                 f"no file of a batch can be used; the first: {next(iter(self.failures))}"
@@ -123,30 +126,50 @@ class _Run:
                 candidate.skipped += 1
             candidate.optimizer.zero_grad()
 
-    def _backward(self, batch: Batch, number: int) -> None:
-        device = self.settings.device
-        for rows, stacked, frames in self.layers.stacked(batch.waveforms, batch.lengths):
-            part = Batch(batch.utterances[rows], batch.waveforms[rows], batch.lengths[rows])
+    def _backward(self, batch: Batch, number: int) -> int:
+        """Adds the gradients of a batch; how many utterances had any."""
+        used = 0
+        for part, stacked, frames in self._parts(batch):
             share = len(part.utterances) / len(batch.utterances) / self.task.recipe.accumulate
-            stacked, frames = stacked.to(device), frames.to(device)
             for candidate in self.candidates:
                 torch.manual_seed(self.settings.seed + number)
                 outputs, lengths = candidate.probe.train()(stacked, frames)
                 loss = self.task.loss(candidate.probe.head, outputs, lengths, part)
                 (share * loss).backward()
+            used += len(part.utterances)
+        return used
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Utterances with frames, (L, B, T, D) and (B,); usually all of the batch at once."""
+        device = self.settings.device
+        for rows, stacked, frames in self.layers.stacked(batch.waveforms, batch.lengths):
+            finite = stacked.isfinite().all(3).all(2).all(0).cpu()
+            usable = (frames.cpu() > 0) & finite
+            utterances = batch.utterances[rows]
+            for utterance, good, count in zip(utterances, usable, frames.tolist(), strict=True):
+                if not good:
+                    why = (
+                        "its features hold NaN or infinite values"
+                        if count
+                        else "too short for a frame"
+                    )
+                    self.failures[f"{utterance.id}: {why}"] = None
+            if not bool(usable.any()):
+                continue
+            kept = tuple(u for u, good in zip(utterances, usable, strict=True) if good)
+            part = Batch(kept, batch.waveforms[rows][usable], batch.lengths[rows][usable])
+            where = usable.to(stacked.device)
+            yield part, stacked[:, where].to(device), frames[usable.to(frames.device)].to(device)
 
     @torch.no_grad()
     def predict(self, candidates: list[Candidate], split: str) -> list[dict[str, Any]]:
         """Predictions of each candidate by utterance id."""
         found: list[dict[str, Any]] = [{} for _ in candidates]
-        device = self.settings.device
         for batch, failures in self.task.evaluation_stream(split):
             self.failures |= dict.fromkeys(failures)
             if batch is None:
                 continue
-            for rows, stacked, frames in self.layers.stacked(batch.waveforms, batch.lengths):
-                part = Batch(batch.utterances[rows], batch.waveforms[rows], batch.lengths[rows])
-                stacked, frames = stacked.to(device), frames.to(device)
+            for part, stacked, frames in self._parts(batch):
                 for candidate, predictions in zip(candidates, found, strict=True):
                     outputs, lengths = candidate.probe.eval()(stacked, frames)
                     values = self.task.predict(outputs, lengths, part)
@@ -226,6 +249,12 @@ class _Run:
                 temporary,
             )
 
+    def discard(self) -> None:
+        """The record of the task stands for the training now."""
+        path = self._path()
+        if path is not None:
+            path.unlink(missing_ok=True)
+
     def _path(self) -> Path | None:
         settings = self.settings
         if settings.cache_dir is None:
@@ -236,8 +265,8 @@ class _Run:
             self.layers.key,
             settings.protocol,
             settings.seed,
-            self.task.splits["train"][:1],
-            len(self.task.splits["train"]),
+            settings.max_steps,
+            sorted(self.task.splits.items()),
         )
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
         return settings.cache_dir / f"superb-training-{digest}.pt"

@@ -15,7 +15,6 @@ from ssl_audio.probes.sources import EncoderLayers
 from ssl_audio.probes.superb.layers import LayerStack
 from ssl_audio.probes.superb.utterance_tasks import EMOTIONS, KEYWORDS, _split_of
 
-QUICK = {"lrs": [1e-1, 1e-2], "steps": 40, "eval_every": 20, "hidden": 8}
 Build = Callable[[Path], Path]
 
 
@@ -98,7 +97,10 @@ def emotions() -> Build:
                     turn = f"{name}_F{number:03d}"
                     pitch = sorted(set(EMOTIONS.values())).index(EMOTIONS.get(emotion, "sad"))
                     write_tone(base / "sentences" / "wav" / name / f"{turn}.wav", pitch, rng)
-                    lines += [f"[6.29 - 8.23]\t{turn}\t{emotion}\t[2.5, 2.5, 2.5]", "C-E2:\tNeutral;"]
+                    lines += [
+                        f"[6.29 - 8.23]\t{turn}\t{emotion}\t[2.5, 2.5, 2.5]",
+                        "C-E2:\tNeutral;",
+                    ]
                 (base / "dialog" / "EmoEvaluation" / f"{name}.txt").write_text("\n".join(lines))
             (base / "dialog" / "EmoEvaluation" / f"._{name}.txt").write_bytes(b"\0\xff")
         return root
