@@ -13,9 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ssl_audio.models import HubertEncoder
-from ssl_audio.stages.common import seeded
-
 PROGRAM = Path(__file__).with_name("spear_program.py")
 
 
@@ -55,21 +52,7 @@ def two_ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(output / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.fixture
-def tiny_hubert():
-    """``tiny_hubert(cls, **changes)``: a HuBERT of the class with two layers of 16 channels."""
-
-    def build(cls=HubertEncoder, **changes):
-        sizes = {
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "conv_dim": [8] * 7,
-            "num_conv_pos_embeddings": 8,
-            "num_conv_pos_embedding_groups": 4,
-        }
-        with seeded(7):
-            return cls(**sizes | changes)
-
-    return build
+@pytest.fixture(scope="session")
+def hubert_parts() -> SimpleNamespace:
+    """What ``hubert_parts`` defines."""
+    return SimpleNamespace(**runpy.run_path(str(PROGRAM.with_name("hubert_parts.py"))))

@@ -119,8 +119,11 @@ def fit(task, batches, *, num_ranks=1, accumulate=1, steps=STEPS, callbacks=(), 
         callbacks=[recorder, *callbacks],
         **options,
     )
-    mine = batches[trainer.global_rank :: num_ranks]
-    trainer.fit(task, DataLoader(mine, batch_size=None, collate_fn=already_collated))
+    data = batches  # a data module, or micro-batches
+    if isinstance(batches, list):
+        mine = batches[trainer.global_rank :: num_ranks]
+        data = DataLoader(mine, batch_size=None, collate_fn=already_collated)
+    trainer.fit(task, data)
     return recorder
 
 
@@ -141,12 +144,15 @@ class Messages(logging.Handler):
 
 
 def main(output):
+    from hubert_parts import fit_parallel  # beside this program
+
     messages = Messages()
     found = {}
     plain = fit(make_task(), make_batches(2 * STEPS), num_ranks=2)
     found["plain"] = plain.parameters[-1]
     accumulated = fit(make_task(), make_batches(4 * STEPS), num_ranks=2, accumulate=2)
     found["accumulated"] = accumulated.parameters[-1]
+    found["hubert"] = fit_parallel(globals(), num_ranks=2)
 
     batches = make_batches(2 * STEPS)
     bad = 2 * POISONED_STEP + 1

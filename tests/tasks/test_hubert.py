@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from ssl_audio.models.spectral import LogSpectrumEncoder
-from ssl_audio.stages.common import seeded
-from ssl_audio.tasks.hubert import HubertTask, UnitHead
+from ssl_audio.tasks.hubert import UnitHead
 from ssl_audio.tasks.spear import TokenSpec
 from ssl_audio.tokenizers.kmeans import KMeansTokenizer
 
@@ -18,42 +16,23 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture
-def make_task(tiny_hubert):
-    def build(tokens=None, tokenizers=None, **changes):
-        settings = {
-            "time_mask": {"prob": 0.5, "span": 4, "min_masks": 1},
-            "projection_dim": 8,
-            "temperature": 0.1,
-            "unmasked_weight": 0.0,
-            "feature_penalty": 10.0,
-            "conv_gradient": 0.1,
-            "optimizer": {"lr": 1e-2, "clip_norm": 10.0},
-            "schedule": {"warmup_steps": 0},
-            "seed": 3,
-            "max_steps": 30,
-        }
-        tokens = {"speech": TokenSpec(1, 16, 50.0)} if tokens is None else tokens
-        with seeded(5):
-            return HubertTask(tiny_hubert(), tokens, tokenizers, **settings | changes)
-
-    return build
+def make_task(hubert_parts):
+    return hubert_parts.hubert_task
 
 
-def one_codebook(batch):
-    tokens = batch.codes["speech"]
-    return replace(batch, codes={"speech": replace(tokens, codes=tokens.codes[..., :1])})
+@pytest.fixture
+def batch(program, hubert_parts):
+    return hubert_parts.one_codebook(program.make_batches(1)[0])
 
 
-def test_the_units_of_a_batch_are_learned(program, make_task):
-    batch = one_codebook(program.make_batches(1)[0])
+def test_the_units_of_a_batch_are_learned(program, make_task, batch):
     task = make_task(feature_penalty=0.0)
     seen = program.fit(task, [batch] * 30, steps=30)
     assert all(map(math.isfinite, seen.losses))
     assert min(seen.losses[-5:]) < 0.8 * seen.losses[0]
 
 
-def test_only_masked_frames_are_predicted(program, make_task):
-    batch = one_codebook(program.make_batches(1)[0])
+def test_only_masked_frames_are_predicted(make_task, batch):
     task = make_task().eval()
     loss, _, units = task._predict(batch, "train")
     mask = task._mask(batch, units.shape[1], "train")
@@ -64,8 +43,7 @@ def test_only_masked_frames_are_predicted(program, make_task):
     assert (target.sum(1) <= frames).all()
 
 
-def test_every_weight_gets_a_gradient_the_convolutions_a_smaller_one(program, make_task):
-    batch = one_codebook(program.make_batches(1)[0])
+def test_every_weight_gets_a_gradient_the_convolutions_a_smaller_one(make_task, batch):
     gradients = []
     for conv_gradient in (1.0, 0.1):
         task = make_task(conv_gradient=conv_gradient).eval()
@@ -85,6 +63,20 @@ def test_online_units(program, make_task):
     seen = program.fit(task, program.make_batches(2), steps=2)
     assert all(map(math.isfinite, seen.losses))
     assert not any("teacher" in name for name, _ in task.named_parameters())
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("name", ["hubert", "sdhubert", "sylber"])
+def test_two_ranks_train_as_one(program, hubert_parts, two_ranks, name):
+    """HuBERT, SD-HuBERT with its centre, Sylber with its statistics of norms."""
+    alone = hubert_parts.fit_parallel(vars(program))[name]
+    ranks = [rank["hubert"][name] for rank in two_ranks]
+    sums = [sum(losses) for losses in zip(*(rank["losses"] for rank in ranks), strict=True)]
+    assert sums == pytest.approx(alone["losses"], rel=1e-4)
+    for part in ("parameters", "state"):
+        first, second, whole = (found[part] for found in (*ranks, alone))
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+        torch.testing.assert_close(first, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_unit_head_is_a_scaled_cosine():

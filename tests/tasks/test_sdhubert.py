@@ -8,38 +8,12 @@ import math
 import pytest
 import torch
 
-from ssl_audio.models.sdhubert import SdHubertEncoder
-from ssl_audio.stages.common import seeded
-from ssl_audio.tasks.sdhubert import SdHubertTask
-
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture
-def make_task(tiny_hubert):
-    def build(**changes):
-        settings = {
-            "fresh_layers": 1,
-            "head": {"inner_dim": 12, "num_classes": 10},
-            "ema_decay": 0.5,
-            "student_temperature": 0.2,
-            "teacher_temperature": 0.05,
-            "center_momentum": 0.9,
-            "perturbation": {
-                "masks": [(0.4, 0.2, 10), (0.4, 0.3, 5)],
-                "stretch_prob": 0.2,
-                "stretch_split": (0.2, 0.8),
-                "stretch_scale": (0.8, 1.5),
-            },
-            "optimizer": {"lr": 1e-3, "clip_norm": 0.5},
-            "schedule": {"warmup_steps": 0, "end_lr": 1e-4, "shape": "cosine"},
-            "seed": 3,
-            "max_steps": 4,
-        }
-        with seeded(5):
-            return SdHubertTask(tiny_hubert(SdHubertEncoder), **settings | changes)
-
-    return build
+def make_task(hubert_parts):
+    return hubert_parts.sdhubert_task
 
 
 def test_layers_and_heads_move_and_the_front_stands_still(program, make_task):
@@ -110,6 +84,8 @@ def test_resumed_state_gives_the_same_step(program, make_task):
 
 
 def test_arguments_out_of_range(make_task):
+    with pytest.raises(ValueError, match=r"fresh_layers=3: choose 0 \.\. 2"):
+        make_task(fresh_layers=3)
     with pytest.raises(ValueError, match="teacher_temperature=0"):
         make_task(teacher_temperature=0)
     with pytest.raises(ValueError, match="decay is 2"):

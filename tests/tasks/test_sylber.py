@@ -9,44 +9,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
 
 from ssl_audio.batch import AUDIO, SPEECH, Tokens
-from ssl_audio.stages.common import seeded
-from ssl_audio.tasks.spear import TokenSpec
-from ssl_audio.tasks.sylber import SylberTask
+from ssl_audio.data.dataset import already_collated
+from ssl_audio.tokenizers.norm_threshold import fit_norm_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-STATISTICS = {"signal_mean": 4.0, "signal_var": 0.01, "noise_mean": 3.9, "noise_var": 0.01}
-SEGMENTS = {"segments": TokenSpec(1, 3, 50.0)}
-
 
 @pytest.fixture
-def make_task(tiny_hubert):
-    def build(stage=2, **changes):
-        settings = {
-            "ema_decay": 1.0,
-            "noise_mixing": {
-                "augment_prob": 0.5,
-                "utterance_prob": 0.5,
-                "shift_range": (0.0, 0.7),
-                "gain_range": (0.05, 0.7),
-                "max_utterance_gain": 0.2,
-            },
-            "norm_threshold": None if stage == 1 else {**STATISTICS, "decay": 0.9},
-            "merge_threshold": (0.6, 0.9),
-            "count_padding": False,
-            "alarm_cosine": 0.999999,
-            "optimizer": {"lr": 1e-3, "clip_norm": 0.5},
-            "schedule": {"warmup_steps": 0, "min_factor": 1.0},
-            "seed": 3,
-            "max_steps": 4,
-        }
-        tokens = SEGMENTS if stage == 1 else {}
-        with seeded(5):
-            return SylberTask(tiny_hubert(), tokens, None, **settings | changes)
-
-    return build
+def make_task(hubert_parts):
+    return hubert_parts.sylber_task
 
 
 def labelled(batches):
@@ -59,16 +34,12 @@ def labelled(batches):
     return found
 
 
-def only(batch, domain):
-    return replace(batch, domains=torch.full_like(batch.domains, domain))
-
-
 @pytest.mark.parametrize("stage", [1, 2])
-def test_the_loss_falls_and_the_teacher_stands_still(program, make_task, stage):
+def test_the_loss_falls_and_the_teacher_stands_still(program, make_task, stage, hubert_parts):
     task = make_task(stage, optimizer={"lr": 1e-2, "clip_norm": None})
     teacher = copy.deepcopy(task.teacher.state_dict())
     (batch,) = labelled(program.make_batches(1))
-    seen = program.fit(task, [only(batch, SPEECH)] * 10, steps=10)
+    seen = program.fit(task, [hubert_parts.only(batch, SPEECH)] * 10, steps=10)
     assert all(map(math.isfinite, seen.losses))
     assert seen.losses[-1] < 0.9 * seen.losses[0]
     assert all(torch.equal(x, teacher[name]) for name, x in task.teacher.state_dict().items())
@@ -86,39 +57,18 @@ def test_a_following_teacher_moves_once_per_optimizer_step(program, make_task):
     torch.testing.assert_close(task.teacher.module.encoder.layer_norm.weight, expected)
 
 
-def test_accumulation_changes_nothing(program, make_task, tiny_hubert):
-    still = dict.fromkeys(
-        ("hidden_dropout", "attention_dropout", "activation_dropout", "layerdrop"), 0.0
-    )
-
+def test_accumulation_changes_nothing(program, make_task, hubert_parts):
     def fit(batches, **options):
-        task = make_task(1)
-        task.encoder = tiny_hubert(**still)
-        task.encoder.masked_spec_embed.requires_grad_(False)
+        task = make_task(1, hubert_parts.tiny_hubert(**hubert_parts.STILL))
         task.mixing = replace(task.mixing, augment_prob=0.0)
         before = [p.detach().clone() for p in task.parameters()]
         after = program.fit(task, batches, **options).parameters[-1]
         assert max((x - y).abs().max() for x, y in zip(before, after, strict=True)) > 5e-4
         return after
 
-    (first, second) = (only(batch, SPEECH) for batch in labelled(program.make_batches(2)))
-    waves = torch.nn.utils.rnn.pad_sequence([*first.waveforms, *second.waveforms], batch_first=True)
-    joined = replace(
-        first,
-        waveforms=waves,
-        lengths=torch.cat([first.lengths, second.lengths]),
-        domains=torch.cat([first.domains, second.domains]),
-        sample_index=torch.cat([first.sample_index, second.sample_index]),
-        ids=first.ids + second.ids,
-        codes={
-            "segments": Tokens(
-                torch.cat([x.codes["segments"].codes for x in (first, second)]),
-                torch.cat([x.codes["segments"].lengths for x in (first, second)]),
-            )
-        },
-    )
-    whole = fit([joined], steps=1)
-    parts = fit([first, second], accumulate=2, steps=1)
+    pair = [hubert_parts.only(batch, SPEECH) for batch in labelled(program.make_batches(2))]
+    whole = fit([hubert_parts.joined(*pair)], steps=1)
+    parts = fit(pair, accumulate=2, steps=1)
     for ours, theirs in zip(parts, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -141,22 +91,24 @@ def test_general_audio_is_noise_and_nothing_else(program, make_task):
     assert (ours - clean).abs().amax(1).min() > 0
 
 
-def test_a_batch_without_speech_counts_nothing(program, make_task):
+def test_a_batch_without_speech_counts_nothing(program, make_task, hubert_parts):
     task = make_task()
-    batches = [only(batch, AUDIO) for batch in program.make_batches(2)]
+    batches = [hubert_parts.only(batch, AUDIO) for batch in program.make_batches(2)]
     before = [p.detach().clone() for p in task.encoder.parameters()]
     seen = program.fit(task, batches, steps=2)
     assert seen.losses == [0.0, 0.0]
-    statistics = {name: getattr(task.norm_threshold, name).item() for name in STATISTICS}
-    assert statistics == pytest.approx(STATISTICS)
+    statistics = {
+        name: getattr(task.norm_threshold, name).item() for name in hubert_parts.STATISTICS
+    }
+    assert statistics == pytest.approx(hubert_parts.STATISTICS)
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.encoder.parameters())
     # AdamW's weight decay is all that moves them
     for ours, theirs in zip(task.encoder.parameters(), before, strict=True):
         assert (ours - theirs).abs().max() < 1e-4
 
 
-def test_padding_is_no_silence(program, make_task):
-    batch = only(program.make_batches(1)[0], SPEECH)
+def test_padding_is_no_silence(program, make_task, hubert_parts):
+    batch = hubert_parts.only(program.make_batches(1)[0], SPEECH)
     task = make_task().eval()
     step, _ = task._step(batch, "valid")
     wide = replace(batch, waveforms=torch.nn.functional.pad(batch.waveforms, (0, 3000)))
@@ -168,6 +120,37 @@ def test_padding_is_no_silence(program, make_task):
     assert task._step(wide, "valid")[0].loss.num_frames > narrow.loss.num_frames
 
 
+def test_statistics_that_are_not_given_are_fitted_when_training_starts(
+    program, make_task, hubert_parts
+):
+    batches = program.make_batches(2)
+    encoder = hubert_parts.tiny_hubert()
+    torch.nn.init.uniform_(encoder.encoder.layers[-1].final_layer_norm.weight, 0, 2)  # norms differ
+    task = make_task(encoder=encoder, norm_threshold={"decay": 1.0})
+    assert not task.norm_threshold.is_fitted
+    norms = []
+    for batch in batches:
+        frames = task.teacher.module(batch.waveforms, batch.lengths)
+        valid = torch.arange(frames.frames.shape[1]) < frames.lengths[:, None]
+        norms.append(frames.frames.norm(dim=-1)[valid])
+
+    class Data(LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(batches, batch_size=None, collate_fn=already_collated)
+
+        def iter_batches(self, split, *, domains):
+            assert (split, domains) == ("train", ["speech"])
+            return iter(batches)
+
+    program.fit(task, Data(), steps=1)
+    expected = fit_norm_statistics(torch.cat(norms))
+    found = {name: getattr(task.norm_threshold, name).item() for name in expected}
+    assert found == pytest.approx(expected, rel=1e-4)
+    resumed = make_task(norm_threshold={"decay": 1.0})
+    resumed.load_state_dict(task.state_dict())
+    assert resumed.norm_threshold.is_fitted
+
+
 def test_a_collapse_is_reported(program, make_task, caplog):
     with caplog.at_level(logging.WARNING, logger="ssl_audio.tasks.sylber"):
         program.fit(make_task(1, alarm_cosine=-1.0), labelled(program.make_batches(1)), steps=1)
@@ -175,9 +158,9 @@ def test_a_collapse_is_reported(program, make_task, caplog):
     assert "mean pairwise cosine" in record.getMessage()
 
 
-def test_teacher_and_statistics_are_in_the_checkpoint(program, make_task):
+def test_teacher_and_statistics_are_in_the_checkpoint(program, make_task, hubert_parts):
     task = make_task(ema_decay=0.9)
-    program.fit(task, [only(b, SPEECH) for b in program.make_batches(2)], steps=2)
+    program.fit(task, [hubert_parts.only(b, SPEECH) for b in program.make_batches(2)], steps=2)
     fresh = make_task(ema_decay=0.9)
     fresh.load_state_dict(task.state_dict())
     assert torch.equal(fresh.norm_threshold(), task.norm_threshold())
@@ -199,14 +182,8 @@ def test_teacher_and_statistics_are_in_the_checkpoint(program, make_task):
         ({"noise_mixing": {"augment_prob": 2.0}}, "noise_mixing"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(make_task, changes, message):
+def test_what_cannot_be_trained_is_refused(make_task, changes, message, hubert_parts):
     if "noise_mixing" in changes:
-        complete = {
-            "utterance_prob": 0.5,
-            "shift_range": (0.0, 0.7),
-            "gain_range": (0.05, 0.7),
-            "max_utterance_gain": 0.2,
-        }
-        changes = {"noise_mixing": complete | changes["noise_mixing"]}
+        changes = {"noise_mixing": hubert_parts.SYLBER["noise_mixing"] | changes["noise_mixing"]}
     with pytest.raises(ValueError, match=message):
         make_task(**changes)
