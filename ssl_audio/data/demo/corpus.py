@@ -27,7 +27,7 @@ from ssl_audio.data.demo.notes import INSTRUMENTS
 from ssl_audio.data.demo.sounds import EVENT_CLASSES, event_clips, note_clips
 from ssl_audio.data.demo.speech import LANGUAGES, language_clips
 
-VERSION = 3  # part of the cache key: raise it whenever the same seed would give other clips
+VERSION = 4  # part of the cache key: raise it whenever the same seed would give other clips
 # Clips per language, event class and instrument in 30 minutes.
 CLIPS_PER_LANGUAGE, CLIPS_PER_EVENT, CLIPS_PER_INSTRUMENT = 24, 20, 48
 _NOMINAL_MINUTES = 30.0

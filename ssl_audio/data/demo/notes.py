@@ -1,4 +1,4 @@
-"""Musical notes of the demo corpus: eight synthetic instruments, whole tones over two octaves.
+"""Musical notes of the demo corpus: eight synthetic instruments, twelve semitones.
 
 An instrument is a law for its partials and their development in time; brightness, attack, tuning
 and vibrato are drawn per clip. Striking and sustained instruments share spectra as far as they can.
@@ -13,7 +13,7 @@ import numpy as np
 from ssl_audio.data.demo.channel import SAMPLE_RATE_HZ, coloured_noise
 from ssl_audio.data.demo.tones import additive, fade, num_samples, seconds
 
-PITCHES = tuple(range(48, 72, 2))  # MIDI note numbers, C3 to A#4
+PITCHES = tuple(range(54, 66))  # MIDI note numbers, F#3 to F4
 Render = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
