@@ -1,0 +1,1 @@
+"""X-ARES: its tars unchanged, its linear head and k-NN, its defects mended."""
