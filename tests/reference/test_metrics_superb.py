@@ -13,7 +13,7 @@ from ssl_audio.probes.metrics.diarization import (
     permutation_invariant_loss,
     speaker_segments,
 )
-from ssl_audio.probes.metrics.query_by_example import query_scores
+from ssl_audio.probes.metrics.query_by_example import Documents
 from ssl_audio.probes.metrics.separation import mask_mse, pairwise_negative_si_sdr
 from ssl_audio.probes.metrics.verification import equal_error_rate, min_detection_cost
 
@@ -86,7 +86,9 @@ def test_query_by_example(metric_cases) -> None:
     for case in metric_cases("superb_qbe_dtw"):
         query, document = np.array(case["query"]), np.array(case["doc"])
         for name, scale_rows in (("score_minmax", True), ("score_no_minmax", False)):
-            got = query_scores(query, [document], distance=case["distance"], scale_rows=scale_rows)
+            got = Documents([document]).scores(
+                query, distance=case["distance"], scale_rows=scale_rows
+            )
             assert got[0] == pytest.approx(case[name], abs=1e-9)
 
 

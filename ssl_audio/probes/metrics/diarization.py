@@ -114,14 +114,13 @@ def diarization_counts(
     )
 
 
-def speaker_segments(
-    probabilities: np.ndarray, *, frame_sec: float, threshold: float = 0.5, median_frames: int = 1
-) -> list[SpeakerSegment]:
-    """Segments of (T, S) probabilities strictly above ``threshold``, speaker by speaker.
+def active_frames(
+    probabilities: np.ndarray, *, threshold: float = 0.5, median_frames: int = 1
+) -> np.ndarray:
+    """(T, S) bool: probabilities strictly above ``threshold``, median-filtered.
 
     Args:
         probabilities: (T, S).
-        frame_sec: seconds from frame to frame.
         threshold: of activity.
         median_frames: width of a median filter over the decisions, odd; silence lies beyond the
             ends. 1 is no filter.
@@ -132,13 +131,26 @@ def speaker_segments(
     if median_frames < 1 or median_frames % 2 == 0:
         raise ValueError(f"median_frames must be odd and positive, got {median_frames}")
     active = np.asarray(probabilities) > threshold
+    if not len(active):
+        return active
     edge = median_frames // 2
     padded = np.pad(active, ((edge, edge), (0, 0)))
-    if len(active):
-        windows = np.lib.stride_tricks.sliding_window_view(padded, median_frames, axis=0)
-        active = windows.sum(-1) > edge
-    segments = []
-    for speaker, frames in enumerate(active.T):
-        for start, stop in runs(frames):
-            segments.append(SpeakerSegment(speaker, start * frame_sec, (stop - start) * frame_sec))
-    return segments
+    windows = np.lib.stride_tricks.sliding_window_view(padded, median_frames, axis=0)
+    return windows.sum(-1) > edge
+
+
+def speaker_segments(
+    probabilities: np.ndarray, *, frame_sec: float, threshold: float = 0.5, median_frames: int = 1
+) -> list[SpeakerSegment]:
+    """Segments of ``active_frames``, speaker by speaker.
+
+    Args:
+        probabilities, threshold, median_frames: as there.
+        frame_sec: seconds from frame to frame.
+    """
+    active = active_frames(probabilities, threshold=threshold, median_frames=median_frames)
+    return [
+        SpeakerSegment(speaker, start * frame_sec, (stop - start) * frame_sec)
+        for speaker, frames in enumerate(active.T)
+        for start, stop in runs(frames)
+    ]

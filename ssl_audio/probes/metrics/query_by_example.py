@@ -6,6 +6,7 @@ Axes: N query frames, M document frames, D channels. Definition: SUPERB's QUESST
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,44 +20,53 @@ DETECTED = 2.0  # deviations above the mean score of a query
 QueryDistance = Literal["cosine", "cosine_exp"]
 
 
-def query_scores(
-    query: np.ndarray,
-    documents: Sequence[np.ndarray],
-    *,
-    distance: QueryDistance = "cosine_exp",
-    scale_rows: bool = True,
-) -> np.ndarray:
-    """(documents,) minus the cost per query frame of the query's best place; higher is nearer.
-
-    Steps (query, document) are (1, 0), (1, 1) and (1, 2), start and end are free in the document.
+class Documents:
+    """Documents side by side, to be searched for many queries.
 
     Args:
-        query: (N, D).
-        documents: (M_i, D) each, at least one frame.
-        distance: cosine distance d of two frames, or exp(d) - 1.
-        scale_rows: bring the distances of each query frame in a document to [0, 1].
+        documents: (M_i, D) each.
 
     Raises:
-        ValueError: a query or document without frames.
+        ValueError: no document, or one without frames.
     """
-    if not len(query) or not all(len(document) for document in documents):
-        raise ValueError("query and documents need at least one frame each")
-    if not documents:
-        return np.empty(0)
-    lengths = np.array([len(document) for document in documents])
-    frames = unit_rows(np.concatenate(documents))
-    distances = 1 - unit_rows(query) @ frames.T
-    if distance == "cosine_exp":
-        distances = np.expm1(distances)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    if scale_rows:
-        low = np.minimum.reduceat(distances, starts, axis=1)
-        span = np.maximum(np.maximum.reduceat(distances, starts, axis=1) - low, 1e-9)
-        distances = (distances - low.repeat(lengths, 1)) / span.repeat(lengths, 1)
-    first = np.zeros(len(frames), dtype=bool)
-    first[starts] = True
-    costs = _best_costs(distances, first)
-    return -np.minimum.reduceat(costs, starts) / len(query)
+
+    def __init__(self, documents: Sequence[np.ndarray]) -> None:
+        self.lengths = np.array([len(document) for document in documents])
+        if not self.lengths.size or not self.lengths.all():
+            raise ValueError("documents need at least one frame each")
+        self.frames = unit_rows(np.concatenate(documents))
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+
+    def scores(
+        self, query: np.ndarray, *, distance: QueryDistance = "cosine_exp", scale_rows: bool = True
+    ) -> np.ndarray:
+        """(documents,) minus the cost per query frame of the query's best place; higher is nearer.
+
+        Steps (query, document) are (1, 0), (1, 1) and (1, 2), start and end are free in the
+        document.
+
+        Args:
+            query: (N, D), at least one frame.
+            distance: cosine distance d of two frames, or exp(d) - 1.
+            scale_rows: bring the distances of each query frame in a document to [0, 1].
+
+        Raises:
+            ValueError: a query without frames.
+        """
+        if not len(query):
+            raise ValueError("a query needs at least one frame")
+        distances = 1 - unit_rows(query) @ self.frames.T
+        if distance == "cosine_exp":
+            distances = np.expm1(distances)
+        if scale_rows:
+            low = np.minimum.reduceat(distances, self.starts, axis=1)
+            high = np.maximum.reduceat(distances, self.starts, axis=1)
+            span = np.maximum(high - low, 1e-9)
+            distances = (distances - low.repeat(self.lengths, 1)) / span.repeat(self.lengths, 1)
+        first = np.zeros(len(self.frames), dtype=bool)
+        first[self.starts] = True
+        costs = _best_costs(distances, first)
+        return -np.minimum.reduceat(costs, self.starts) / len(query)
 
 
 def standardised_query_scores(query: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -68,6 +78,33 @@ def standardised_query_scores(query: np.ndarray, scores: np.ndarray) -> np.ndarr
     if len(query) < MIN_QUERY_FRAMES:
         return np.zeros(len(scores))
     return (scores - scores.mean()) / max(float(scores.std()), 1e-9)
+
+
+def maximum_term_weighted_value(
+    scores: np.ndarray, relevant: np.ndarray, *, false_alarm_weight: float
+) -> float:
+    """Highest value of 1 - mean over queries of (P_miss + weight P_false_alarm), at one threshold.
+
+    Definition: QUESST 2014 (Anguera et al., MediaEval 2014). Never below 0, the value of finding
+    nothing; NaN if no query has a relevant document.
+
+    Args:
+        scores: (Q, M) of queries in documents.
+        relevant: (Q, M) bool; queries without a relevant document do not count.
+        false_alarm_weight: relative cost times prior odds against a match.
+    """
+    counted = relevant.any(1)
+    if not counted.any():
+        return math.nan
+    scores, relevant = scores[counted], relevant[counted]
+    matches = relevant.sum(1, keepdims=True)
+    others = np.maximum(relevant.shape[1] - matches, 1)
+    gains = np.where(relevant, 1 / matches, -false_alarm_weight / others) / len(scores)
+    order = np.argsort(-scores, axis=None, kind="stable")
+    values = np.cumsum(gains.ravel()[order])
+    ranked = scores.ravel()[order]
+    at_threshold = np.append(ranked[1:] < ranked[:-1], True)  # equal scores are found together
+    return max(0.0, float(values[at_threshold].max()))
 
 
 def _best_costs(distances: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ OPENING, CLOSING = re.compile(r"B-\S+ "), re.compile(r" E-\S+")
 WORST_RATE = 100.0  # a value this far from the reference counts as none
 
 Slots = dict[str, list[str]]  # values by slot type
+ErrorRate = Callable[[Sequence[str], Sequence[str]], float]
 
 
 def slot_type_f1(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -63,11 +64,17 @@ def slot_edit_f1(
     return 200.0 * matched / total if total else math.nan
 
 
-def _slot_value_error(
+def value_pairs(
     hypotheses: Sequence[str],
     references: Sequence[str],
-    error_rate: Callable[[Sequence[str], Sequence[str]], float],
-) -> float:
+    error_rate: ErrorRate = character_error_rate,
+) -> list[tuple[str, str]]:
+    """Each reference value behind the nearest hypothesis value of its type, "" where none is near.
+
+    Args:
+        hypotheses, references: one text an utterance.
+        error_rate: what "near" means.
+    """
     pairs = []
     for found, expected in _slots(hypotheses, references):
         for slot, values in expected.items():
@@ -75,6 +82,13 @@ def _slot_value_error(
                 rated = [(error_rate([other], [value]), other) for other in found.get(slot, ())]
                 rate, nearest = min(rated, key=lambda pair: pair[0], default=(WORST_RATE, ""))
                 pairs.append((nearest if rate < WORST_RATE else "", value))
+    return pairs
+
+
+def _slot_value_error(
+    hypotheses: Sequence[str], references: Sequence[str], error_rate: ErrorRate
+) -> float:
+    pairs = value_pairs(hypotheses, references, error_rate)
     return error_rate([hyp for hyp, _ in pairs], [ref for _, ref in pairs])
 
 

@@ -26,11 +26,11 @@ class SpecAugmented(nn.Module):
         self,
         head: nn.Module,
         *,
-        warp: int = 5,
-        time_masks: int = 2,
-        max_frames: int = 40,
-        channel_masks: int = 4,
-        max_channels: int = 50,
+        warp: int,
+        time_masks: int,
+        max_frames: int,
+        channel_masks: int,
+        max_channels: int,
     ) -> None:
         super().__init__()
         self.head, self.warp = head, warp

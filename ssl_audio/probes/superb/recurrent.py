@@ -43,8 +43,8 @@ class RecurrentTranscriber(nn.Module):
 
     Args:
         dim: D.
-        hidden: width of the projection and of each direction.
         num_classes: C.
+        hidden: width of the projection and of each direction.
         layers: of the LSTM.
         dropout: behind each layer.
         projections: an affine map and tanh behind each layer (OOD-ASR).
@@ -55,11 +55,11 @@ class RecurrentTranscriber(nn.Module):
     def __init__(
         self,
         dim: int,
-        hidden: int,
         num_classes: int,
         *,
-        layers: int = 2,
-        dropout: float = 0.2,
+        hidden: int,
+        layers: int,
+        dropout: float,
         projections: bool = False,
         keep_every: int = 1,
     ) -> None:
@@ -110,9 +110,9 @@ class MaskEstimator(nn.Module):
 
     Args:
         dim: D.
-        hidden: of each direction.
         num_bins: F.
         num_sources: S.
+        hidden: of each direction.
         layers: of the LSTM.
         dropout: between layers and behind the last.
     """
@@ -120,22 +120,18 @@ class MaskEstimator(nn.Module):
     def __init__(
         self,
         dim: int,
-        hidden: int,
         num_bins: int,
         num_sources: int,
         *,
-        layers: int = 3,
-        dropout: float = 0.5,
+        hidden: int,
+        layers: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.num_sources = num_sources
+        between = dropout if layers > 1 else 0.0
         self.recurrent = nn.LSTM(
-            dim,
-            hidden,
-            layers,
-            batch_first=True,
-            bidirectional=True,
-            dropout=dropout if layers > 1 else 0.0,
+            dim, hidden, layers, batch_first=True, bidirectional=True, dropout=between
         )
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(2 * hidden, num_sources * num_bins)

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from ssl_audio.probes.metrics.query_by_example import query_scores, standardised_query_scores
+from ssl_audio.probes.metrics.query_by_example import (
+    Documents,
+    maximum_term_weighted_value,
+    standardised_query_scores,
+)
 
 
 @pytest.fixture
@@ -19,7 +25,7 @@ def documents(query):
 
 
 def test_a_contained_query_costs_nothing(query):
-    scores = query_scores(query, documents(query), scale_rows=False)
+    scores = Documents(documents(query)).scores(query, scale_rows=False)
     assert scores[3] == pytest.approx(0, abs=1e-12)
     assert scores[4] == pytest.approx(0, abs=1e-12)  # two document frames per step
     assert scores[:3].max() < -0.1
@@ -28,8 +34,8 @@ def test_a_contained_query_costs_nothing(query):
 @pytest.mark.parametrize("scale_rows", [True, False])
 def test_documents_do_not_touch(query, scale_rows):
     found = documents(query)
-    together = query_scores(query, found, scale_rows=scale_rows)
-    alone = [query_scores(query, [document], scale_rows=scale_rows)[0] for document in found]
+    together = Documents(found).scores(query, scale_rows=scale_rows)
+    alone = [Documents([one]).scores(query, scale_rows=scale_rows)[0] for one in found]
     np.testing.assert_allclose(together, alone, atol=1e-12)
 
 
@@ -41,7 +47,31 @@ def test_standardised_scores(query):
     assert standardised_query_scores(query, np.array([2.0, 2.0])).tolist() == [0, 0]
 
 
-def test_empty_documents(query):
-    assert len(query_scores(query, [])) == 0
+def test_nothing_to_search(query):
     with pytest.raises(ValueError, match="at least one frame"):
-        query_scores(query, [query, query[:0]])
+        Documents([])
+    with pytest.raises(ValueError, match="at least one frame"):
+        Documents([query, query[:0]])
+    with pytest.raises(ValueError, match="at least one frame"):
+        Documents([query]).scores(query[:0])
+
+
+def test_term_weighted_value_by_hand():
+    scores = np.array([[3.0, 2.0, 1.0, 0.0], [2.5, 0.5, 2.0, 1.5], [9.0, 9.0, 9.0, 9.0]])
+    relevant = np.array([[1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=bool)
+    # At 2.5: query 1 misses one of two, query 2 none, no false alarm; the third does not count.
+    assert maximum_term_weighted_value(scores, relevant, false_alarm_weight=10) == 0.75
+    # At 1.0 all is found, with 1 of 2 and 2 of 3 false alarms.
+    cheap = maximum_term_weighted_value(scores, relevant, false_alarm_weight=0.1)
+    assert cheap == pytest.approx(1 - 0.1 * (1 / 2 + 2 / 3) / 2)
+
+
+def test_equal_scores_are_found_together():
+    relevant = np.array([[True, False]])
+    same = maximum_term_weighted_value(np.zeros((1, 2)), relevant, false_alarm_weight=0.25)
+    assert same == 0.75
+    none = maximum_term_weighted_value(np.zeros((1, 2)), relevant, false_alarm_weight=2)
+    assert none == 0.0
+    assert math.isnan(
+        maximum_term_weighted_value(np.zeros((1, 2)), ~relevant & False, false_alarm_weight=1)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from ssl_audio.probes.superb.recurrent import (
     SpeakerActivity,
 )
 
+LSTM: dict[str, Any] = {"hidden": 4, "layers": 2, "dropout": 0.2}
+AUGMENT = {"warp": 5, "time_masks": 2, "max_frames": 40, "channel_masks": 4, "max_channels": 50}
 HEADS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: FrameLinear(6, 4, 5),
-    "transcriber": lambda: RecurrentTranscriber(6, 4, 5),
-    "projected": lambda: RecurrentTranscriber(6, 4, 5, projections=True, keep_every=2),
+    "transcriber": lambda: RecurrentTranscriber(6, 5, **LSTM),
+    "projected": lambda: RecurrentTranscriber(6, 5, **LSTM, projections=True, keep_every=2),
     "activity": lambda: SpeakerActivity(6, 4, 2),
-    "augmented": lambda: SpecAugmented(RecurrentTranscriber(6, 4, 5)),
+    "augmented": lambda: SpecAugmented(RecurrentTranscriber(6, 5, **LSTM), **AUGMENT),
 }
 
 
@@ -39,7 +42,7 @@ def test_padding_changes_nothing(name: str) -> None:
 
 def test_masks_are_one_per_source_and_not_negative() -> None:
     torch.manual_seed(0)
-    head = MaskEstimator(6, 4, 9, 2, layers=2).eval()
+    head = MaskEstimator(6, 9, 2, **LSTM).eval()
     frames, lengths = torch.randn(3, 20, 6), torch.tensor([20, 13, 1])
     masks, _ = head(frames, lengths)
     assert masks.shape == (3, 2, 20, 9)
@@ -55,7 +58,9 @@ def test_spec_augment_hides_stretches_in_training_only() -> None:
         def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple:
             return frames, lengths
 
-    head = SpecAugmented(Same(), warp=0, max_frames=8, max_channels=3, channel_masks=1)
+    head = SpecAugmented(
+        Same(), warp=0, time_masks=2, max_frames=8, channel_masks=1, max_channels=3
+    )
     frames, lengths = torch.ones(64, 30, 10), torch.full((64,), 20)
     assert head.eval()(frames, lengths)[0] is frames
     hidden = head.train()(frames, lengths)[0] == 0
