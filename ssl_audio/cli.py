@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ssl_audio.commands import extract, probe, segment, tokenize
+from ssl_audio.commands import compare, extract, probe, segment, tokenize
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_manifest, _add_export):
         add(commands)
-    for module in (probe, extract, segment, tokenize):
+    for module in (probe, compare, extract, segment, tokenize):
         module.add_command(commands)
     parsed = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = parsed.run

@@ -100,6 +100,28 @@ def draw_codes(codes: Tensor, predicted: Tensor) -> np.ndarray:
     return _render(figure)
 
 
+def draw_layer_weights(logger: Any, scores: Mapping[str, Any], step: int) -> None:
+    """A bar for each layer's share in the learned sums of SUPERB-style probes.
+
+    Args:
+        logger: other than TensorBoard's draw nothing.
+        scores: record by task; those without learned weights are passed over.
+    """
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    for task, score in scores.items():
+        weights = score.get("chosen", {}).get("layer_weights")
+        if not weights:
+            continue
+        figure, axes = _new_figure(5.0, 3.0)
+        axes.bar(list(weights), list(weights.values()))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("share")
+        logger.experiment.add_image(
+            f"probe/{task}/layer_weights", _render(figure), step, dataformats="HWC"
+        )
+
+
 def draw_usage(usage: Tensor) -> np.ndarray:
     """Counts (N, K): the share of each code, most used first, on a logarithmic scale."""
     counts = np.sort(_array(usage).astype(np.float64), axis=1)[:, ::-1]

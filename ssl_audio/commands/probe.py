@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,9 @@ class Suite(NamedTuple):
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("probe", help="probes on frozen features, as a table")
-    command.add_argument("--model", required=True, help="anything that load_encoder reads")
+    command.add_argument(
+        "--model", required=True, help="anything that load_encoder reads; suite tokens: a tokenizer"
+    )
     command.add_argument("--suite", choices=tuple(SUITES), default="folder")
     command.add_argument("--root", required=True, help="folder of the suite's data")
     command.add_argument("--tasks", help="comma-separated names; all by default")
@@ -49,24 +53,82 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--device", help="the GPU if there is one by default")
     command.add_argument("--output", default="probes", help="folder for results.json, .md, .html")
     command.add_argument("--cache", help="keeps finished work; OUTPUT/cache by default")
-    command.set_defaults(run=run)
+    command.add_argument(
+        "--probes",
+        default="linear,boundaries",
+        help="demo, folder: comma-separated, of linear, knn, ridge, superb_linear, hear_mlp and "
+        "boundaries",
+    )
+    command.add_argument("--jobs", type=int, default=1, help="processes that share the tasks")
+    command.add_argument("--cluster", help="run the jobs with submitit: slurm, local or debug")
+    command.add_argument(
+        "--cluster-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of submitit, e.g. slurm_partition=gpu gpus_per_node=1; may be repeated",
+    )
+    command.set_defaults(run=run, progress=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from ssl_audio.probes.runner import write_results
     from ssl_audio.probes.table import print_table
+    from ssl_audio.report import write_probe_report
 
     arguments.cache = Path(arguments.cache or Path(arguments.output) / "cache")
     tasks = arguments.tasks.split(",") if arguments.tasks else None
+    if arguments.jobs != 1 or arguments.cluster:
+        _share_out(arguments, tasks)
     results = SUITES[arguments.suite].run(arguments, tasks)
     print_table(results)
-    print(f"results: {write_results(results, arguments.output)}")
+    path = write_results(results, arguments.output)
+    page = write_probe_report(results, path.with_suffix(".html"), f"Probes of {arguments.model}")
+    print(f"results: {path}\nreport:  {page}")
+
+
+def _share_out(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> None:
+    """Fills the cache by several jobs."""
+    import yaml
+
+    from ssl_audio.probes.jobs import run_jobs
+
+    pairs = [option.partition("=") for option in arguments.cluster_option]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise ValueError(f"--cluster-option {wrong[0]}: write KEY=VALUE")
+    failures = run_jobs(
+        partial(run_job, arguments),
+        tasks or SUITES[arguments.suite].tasks(arguments),
+        arguments.jobs,
+        arguments.cluster,
+        {key: yaml.safe_load(value) for key, _, value in pairs},
+        Path(arguments.output) / "jobs",
+    )
+    for line in failures:
+        print(line, file=sys.stderr)
+
+
+def run_job(arguments: argparse.Namespace, tasks: Sequence[str], number: int) -> list[str]:
+    """Leaves the tasks in the cache, each by itself; a line for each that failed."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and not arguments.device:
+        arguments.device = f"cuda:{number % gpus}"
+    arguments.progress = False  # bars of several processes would overwrite each other
+    failures = []
+    for task in tasks:
+        try:
+            SUITES[arguments.suite].run(arguments, [task])
+        except ValueError as error:
+            failures.append(f"task {task}: {error}")
+    return failures
 
 
 def _linear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
     from ssl_audio.probes.suites import open_suite
 
-    return [task.name for task in open_suite(arguments.suite, arguments.root).tasks]
+    return [task.name for task in open_suite(_kind(arguments), arguments.root).tasks]
 
 
 def _linear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
@@ -79,10 +141,34 @@ def _linear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
     suite = open_suite(arguments.suite, arguments.root, tasks, arguments.max_clips)
     encoder = hub.load_encoder(arguments.model).to(default_device(arguments.device))
     layers = None if arguments.layers in (None, "all") else [arguments.layers]
-    settings = ProbeSettings(patches=arguments.patches)
     return run_probes(
-        encoder, suite, layers=layers, settings=settings, cache_dir=arguments.cache, progress=True
+        encoder,
+        suite,
+        layers=layers,
+        probes=arguments.probes.split(","),
+        settings=ProbeSettings(patches=arguments.patches),
+        cache_dir=arguments.cache,
+        progress=arguments.progress,
     )
+
+
+def _tokens(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
+    from ssl_audio import hub
+    from ssl_audio.devices import default_device
+    from ssl_audio.probes.suites import open_suite
+    from ssl_audio.probes.token_suite import abx_of_root, probe_tokens
+
+    suite = open_suite(_kind(arguments), arguments.root, tasks, arguments.max_clips)
+    tokenizer = hub.load_tokenizer(arguments.model).to(default_device(arguments.device))
+    return probe_tokens(tokenizer, suite, abx_of_root(Path(arguments.root), suite))
+
+
+def _kind(arguments: argparse.Namespace) -> str:
+    """Whose labels suite "tokens" takes: the demo corpus', or those of a folder with probes."""
+    if arguments.suite != "tokens":
+        return arguments.suite
+    root = Path(arguments.root)
+    return "folder" if root.name == "probes" or (root / "probes").is_dir() else "demo"
 
 
 def _hear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
@@ -112,6 +198,32 @@ def _hear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results
     return hear.suite(sources, read_table(), tasks, layer)
 
 
+def _syllable_tasks(arguments: argparse.Namespace) -> Sequence[str]:
+    from ssl_audio.probes.syllable_corpora import syllable_corpora
+
+    return [corpus.name for corpus in syllable_corpora(arguments.root)]
+
+
+def _syllables(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
+    from ssl_audio import hub
+    from ssl_audio.devices import default_device
+    from ssl_audio.probes.syllable_corpora import syllable_corpora
+    from ssl_audio.probes.syllable_suite import SyllableSettings, probe_syllables
+    from ssl_audio.tokenizers import SyllableTokenizer
+
+    is_tokenizer = hub.is_tokenizer(arguments.model)
+    model = (hub.load_tokenizer if is_tokenizer else hub.load_encoder)(arguments.model)
+    if is_tokenizer and not isinstance(model, SyllableTokenizer):
+        raise ValueError(f"{arguments.model} is a tokenizer of kind {model.kind!r}; give syllables")
+    last = arguments.layers in (None, "last")
+    return probe_syllables(
+        model.to(default_device(arguments.device)),
+        syllable_corpora(arguments.root, tasks),
+        layer=None if last else int(arguments.layers),
+        settings=SyllableSettings(seed=arguments.seed),
+    )
+
+
 def _superb_tasks(arguments: argparse.Namespace) -> Sequence[str]:
     from ssl_audio.probes.superb.run import read_tables
 
@@ -134,7 +246,7 @@ def _superb(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
         device,
         arguments.cache,
         max_steps=arguments.max_steps,
-        progress=True,
+        progress=arguments.progress,
     )
     superb = SuperbRun(Path(arguments.root), settings, arguments.layer_norm)
     encoder = hub.load_encoder(arguments.model).to(device)
@@ -144,9 +256,33 @@ def _superb(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
     return superb.suite(sources, *read_tables(), tasks)
 
 
+def _xares_tasks(arguments: argparse.Namespace) -> Sequence[str]:
+    from ssl_audio.probes.xares.run import read_tables
+
+    return [name for name in read_tables()[0] if (Path(arguments.root) / name).is_dir()]
+
+
+def _xares(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
+    from ssl_audio import hub
+    from ssl_audio.devices import default_device
+    from ssl_audio.probes.hear.run import encoder_and_baselines
+    from ssl_audio.probes.xares.run import XaresRun, read_tables
+
+    device = default_device(arguments.device)
+    root = Path(arguments.root)
+    xares = XaresRun(root, arguments.protocol, arguments.cache, arguments.seed, device)
+    encoder = hub.load_encoder(arguments.model).to(device)
+    layer = arguments.layers or "last"
+    sources = encoder_and_baselines(encoder, layer, patches=arguments.patches)
+    return xares.suite(sources, *read_tables(), tasks, layer)
+
+
 SUITES = {
     "demo": Suite(_linear_tasks, _linear),
     "folder": Suite(_linear_tasks, _linear),
     "hear": Suite(_hear_tasks, _hear),
+    "tokens": Suite(_linear_tasks, _tokens),
     "superb": Suite(_superb_tasks, _superb),
+    "xares": Suite(_xares_tasks, _xares),
+    "syllables": Suite(_syllable_tasks, _syllables),
 }

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_audio.probes.features import PooledFeatures
+from ssl_audio.probes.suite import Pooling
+
 RANK_EPSILON = 1e-5
+MAX_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,24 @@ class Spread:
 def spread(features: Tensor) -> Spread:
     """Both numbers of (N, D) features."""
     return Spread(rank_me(features), mean_cosine(features))
+
+
+def spread_of_clips(features: PooledFeatures) -> Spread:
+    """Both numbers of the last layer's means over clips, or over shorter spans if there are none.
+
+    At most ``MAX_ROWS`` rows, evenly spaced.
+    """
+    pooling: Pooling = "mean_std" if "mean_std" in features.tables else "mean"
+    layers = features.tables.get(pooling)
+    if not layers:
+        return Spread(math.nan, math.nan)
+    table = list(layers.values())[-1]
+    spans = [(span, row) for span, row in features.rows.items() if span.pooling == pooling]
+    rows = sorted(row for span, row in spans if span.end_sec is None) or sorted(
+        row for _, row in spans
+    )
+    width = table.shape[1] // 2 if pooling == "mean_std" else table.shape[1]
+    return spread(table[rows[:: math.ceil(len(rows) / MAX_ROWS)], :width])
 
 
 def rank_me(features: Tensor) -> float:

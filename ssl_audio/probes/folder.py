@@ -85,7 +85,7 @@ def folder_suite(
             loaded += _read_tasks(home, name, limits)
         except ValueError as error:
             broken.append(f"task {name}: {error}")
-    if tasks is not None and broken or not loaded:
+    if (tasks is not None and broken) or not loaded:
         raise ValueError(broken[0])
     paths = {e.clip for task in loaded for split in SPLITS for e in task.examples[split]}
     clips, failures = _read_durations(home, sorted(paths))

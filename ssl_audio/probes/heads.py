@@ -10,7 +10,7 @@ Axes: N examples, D channels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +23,20 @@ from ssl_audio.probes.hear.training import predict, train_grid
 from ssl_audio.probes.linear import LogisticPath, fit_logistic_path, principal_axes
 from ssl_audio.probes.metrics.knn import knn_class_scores
 from ssl_audio.probes.suite import SPLITS
+from ssl_audio.probes.superb.linear_grid import (
+    GridTraining,
+    LabelledMeans,
+    TrainedHead,
+    train_linear_grid,
+)
 
 ALL_LAYERS = "all"  # every layer side by side
+SUM = "sum"  # the learned weighted sum of layers
+LAYER_WEIGHTS = "layer_weights"
+SUPERB_TRAINING = GridTraining(  # SUPERB's own has up to 200,000 steps of one rate
+    lrs=(1e-2, 3e-3, 1e-3, 3e-4), steps=400, eval_every=50, batch_size=32, hidden=256
+)
+HEAR_SCHEDULE = Schedule()  # HEAR's own
 MAX_RANK = 2048  # side by side only where the smaller of examples and channels stays below this
 MAX_NEIGHBOURS = 20
 RIDGE_PENALTIES = tuple(10.0**power for power in range(-4, 3))  # relative to the mean variance
@@ -177,7 +189,7 @@ def hear_mlp(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
         (splits["valid"], torch.from_numpy(one_hot["valid"])),
         validate,
         multilabel=False,
-        schedule=Schedule(),
+        schedule=HEAR_SCHEDULE,
         shuffle=True,
         seed=data.seed,
     )
@@ -192,4 +204,40 @@ def hear_mlp(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
         yield Candidate(data.last, setting, logits("valid"), lambda f=logits: f("test"))
 
 
-HEADS: Mapping[str, Head] = {"linear": linear, "knn": knn, "ridge": ridge, "hear_mlp": hear_mlp}
+def superb_linear(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
+    """SUPERB's weighted sum of layers, Linear, Linear, for all learning rates at once.
+
+    On the same standardised statistics as the other heads. Layers of another width than the last
+    cannot be summed with it and are left out.
+    """
+    width = data.layers[data.last]["train"].shape[1]
+    names = [name for name, splits in data.layers.items() if splits["train"].shape[1] == width]
+
+    def means(split: str) -> Tensor:
+        return torch.stack([data.layers[name][split] for name in names], dim=1)
+
+    train, valid = (
+        LabelledMeans(means(split), torch.from_numpy(labels)[:, None], torch.ones(len(labels)))
+        for split, labels in ((split, data.targets[split]) for split in ("train", "valid"))
+    )
+    training = replace(SUPERB_TRAINING, seed=data.seed)
+    for trained in train_linear_grid(train, valid, [data.num_classes], training):
+
+        def logits(rows: Tensor, trained: TrainedHead = trained) -> Tensor:
+            with torch.no_grad():
+                mixed = trained.featurizer(rows.transpose(0, 1))
+                return trained.head(mixed[:, None], torch.ones(len(rows), dtype=torch.int64))
+
+        shares = trained.featurizer.weights.tolist()
+        setting = {"lr": trained.lr, "step": trained.step}
+        setting[LAYER_WEIGHTS] = dict(zip(names, shares, strict=True))
+        yield Candidate(SUM, setting, logits(valid.means), lambda f=logits: f(means("test")))
+
+
+HEADS: Mapping[str, Head] = {
+    "linear": linear,
+    "knn": knn,
+    "ridge": ridge,
+    "superb_linear": superb_linear,
+    "hear_mlp": hear_mlp,
+}

@@ -21,12 +21,10 @@ def undisturbed(module: nn.Module, autocast: torch.dtype | None = None) -> Itera
     forward pass would be an inference tensor, which the next training step could not use.
     """
     modes = [(child, child.training) for child in module.modules()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    torch_state = torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     module.eval()
     try:
         with (
+            same_random_state(),
             torch.no_grad(),
             torch.autocast(device_of(module).type, autocast, enabled=autocast is not None),
             torch.compiler.set_stance("force_eager") if is_compiled(module) else nullcontext(),
@@ -35,6 +33,17 @@ def undisturbed(module: nn.Module, autocast: torch.dtype | None = None) -> Itera
     finally:
         for child, training in modes:
             child.training = training
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Afterwards all random states are as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_rng_state(torch_state)

@@ -19,9 +19,10 @@ from typing import Any
 from ssl_audio.files import write_json
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.classify import BOUNDARIES, LINEAR, PROBES, ProbeSettings, run_probe
-from ssl_audio.probes.feature_cache import remove_features, stored_features
+from ssl_audio.probes.feature_cache import merged, remove_features, stored_features
 from ssl_audio.probes.features import PooledFeatures
 from ssl_audio.probes.isolation import device_of
+from ssl_audio.probes.ranks import Ranks
 from ssl_audio.probes.sources import EncoderLayers, FrameSource, LogMelFrames, untrained_twin
 from ssl_audio.probes.suite import SPLITS, ProbeSuite, ProbeTask
 from ssl_audio.probes.table import markdown_table
@@ -30,6 +31,7 @@ PROTOCOL = 2  # raise it with any change that changes scores: cached results bec
 TRAINED, UNTRAINED, LOG_MEL = "trained", "untrained", "log-mel"
 BASELINES = (UNTRAINED, LOG_MEL)
 DEFAULT_PROBES = (LINEAR, BOUNDARIES)
+ALONE = Ranks()
 EXTRACTION_SHARE = 0.75  # of the time, for the progress bar
 
 
@@ -87,62 +89,71 @@ def probe_sources(
     settings: ProbeSettings | None = None,
     cache_dir: str | Path | None = None,
     progress: bool = False,
+    ranks: Ranks = ALONE,
+    on_features: Callable[[str, PooledFeatures], None] | None = None,
 ) -> dict[str, Any]:
     """Probes any sources of features. A task that fails becomes a warning, the others go on.
 
     With a cache, what is finished is neither extracted nor fitted again: scores are kept by task,
-    features by half hours of audio.
+    and until the last of them features by half hours of audio.
+
+    Args:
+        sources, suite: what to probe, on what; equal on all ranks.
+        probes, settings, cache_dir, progress: as ``run_probes``.
+        ranks: who shares the work; all get all results.
+        on_features: called with the features of each source that has something to do.
     """
     settings = settings or ProbeSettings()
     plan = planned(suite, probes)
     suite = suite.only([task.name for task, _ in plan])
     cache = None if cache_dir is None else Path(cache_dir)
     keys = {name: source.key for name, source in sources.items()} if cache else {}
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in sources}
-    for name in keys:
-        for task, probe in plan:
-            stored = _stored(_score_path(cache, keys[name], suite, task, probe, settings))
-            if stored is not None:
-                found[name][label(task, probe, probes)] = stored
-    missing = {
-        name: [pair for pair in plan if label(*pair, probes) not in found[name]]
-        for name in sources
-    }  # fmt: skip
-    needed = {task.name for pairs in missing.values() for task, _ in pairs}
-    if needed:
+
+    def path_of(source: str, task: ProbeTask, probe: str) -> Path | None:
+        return cache and _score_path(cache, keys[source], suite, task, probe, settings)
+
+    jobs = [(source, task, probe) for source in sources for task, probe in plan]
+    # Rank 0 alone looks, so that all ranks know the same.
+    stored = ranks.each(lambda: [_stored(path_of(*job)) for job in jobs if ranks.index == 0])[0]
+    found = {_row(*job, probes): entry for job, entry in zip(jobs, stored, strict=True) if entry}
+    missing = [job for job in jobs if _row(*job, probes) not in found]
+    if missing:
+        open_sources = {name: sources[name] for name in dict.fromkeys(job[0] for job in missing)}
+        own = _share(suite, ranks)
         with _progress_bar(progress, f"probing {suite.name}") as advance:
-            open_sources = {name: source for name, source in sources.items() if missing[name]}
-            part = suite.only(sorted(needed))
-            features = stored_features(
-                open_sources,
-                part,
-                settings,
-                cache,
-                keys,
-                lambda fraction: advance(EXTRACTION_SHARE * fraction),
-            )
-            done, total = 0, sum(map(len, missing.values()))
-            for name, (table, failures) in features.items():
-                for task, probe in missing[name]:
-                    entry = _probed(task, probe, table, failures, settings)
-                    found[name][label(task, probe, probes)] = entry
-                    if cache is not None:
-                        path = _score_path(cache, keys[name], suite, task, probe, settings)
+            shares = ranks.each(
+                lambda: stored_features(
+                    open_sources, own, settings, cache, keys,
+                    lambda fraction: advance(EXTRACTION_SHARE * fraction),
+                )
+            )  # fmt: skip
+            features = {name: merged([share[name] for share in shares]) for name in open_sources}
+            if on_features is not None:
+                for name, (table, _) in features.items():
+                    on_features(name, table)
+
+            def probe_share() -> dict[tuple[str, str], dict[str, Any]]:
+                done: dict[tuple[str, str], dict[str, Any]] = {}
+                share = ranks.share(missing)
+                for source, task, probe in share:
+                    entry = _probed(task, probe, *features[source], settings)
+                    path = path_of(source, task, probe)
+                    if path is not None:
                         write_json(path, entry)
-                    done += 1
-                    advance(EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * done / total)
-            if cache is not None:
-                remove_features(open_sources, part, settings, cache, keys)
+                    done[_row(source, task, probe, probes)] = entry
+                    advance(EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * len(done) / len(share))
+                return done
+
+            for part in ranks.each(probe_share):
+                found |= part
+        if cache is not None:
+            remove_features(open_sources, own, settings, cache, keys)
     names = [label(task, probe, probes) for task, probe in plan]
-    entries = [found[source][name] for source in sources for name in names]
-    scores = {
-        source: {
-            name: found[source][name]["score"]
-            for name in names
-            if found[source][name]["score"] is not None
-        }
-        for source in sources
-    }
+    entries = {(source, name): found[source, name] for source in sources for name in names}
+    scores: dict[str, dict[str, Any]] = {source: {} for source in sources}
+    for (source, name), entry in entries.items():
+        if entry["score"] is not None:
+            scores[source][name] = entry["score"]
     return {
         "suite": suite.name,
         "suite_fingerprint": suite.fingerprint(),
@@ -150,9 +161,22 @@ def probe_sources(
         "scores": scores,
         "failed": [name for name in names if not any(name in rows for rows in scores.values())],
         "warnings": list(
-            dict.fromkeys([*suite.left_out, *(line for x in entries for line in x["warnings"])])
+            dict.fromkeys(
+                [*suite.left_out, *(line for x in entries.values() for line in x["warnings"])]
+            )
         ),
     }
+
+
+def _share(suite: ProbeSuite, ranks: Ranks) -> ProbeSuite:
+    """This rank's clips, of about equal duration on all."""
+    used = {span.clip for span in suite.spans()}
+    ordered = sorted(used, key=lambda clip: (-suite.clips[clip].duration_sec, clip))
+    return suite.restricted(set(ranks.share(ordered)))
+
+
+def _row(source: str, task: ProbeTask, probe: str, probes: Sequence[str]) -> tuple[str, str]:
+    return source, label(task, probe, probes)
 
 
 def planned(suite: ProbeSuite, probes: Sequence[str]) -> list[tuple[ProbeTask, str]]:
@@ -203,21 +227,22 @@ def _probed(
 
 
 def _score_path(
-    cache: Path | None,
+    cache: Path,
     source_key: str,
     suite: ProbeSuite,
     task: ProbeTask,
     probe: str,
     settings: ProbeSettings,
 ) -> Path:
-    assert cache is not None
     fingerprint = suite.only([task.name]).fingerprint()
     parts = (PROTOCOL, source_key, fingerprint, probe, dataclasses.astuple(settings))
     return cache / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.json"
 
 
-def _stored(path: Path) -> dict[str, Any] | None:
+def _stored(path: Path | None) -> dict[str, Any] | None:
     """A finished task; None if there is none, or its file is damaged."""
+    if path is None:
+        return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

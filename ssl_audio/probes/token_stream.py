@@ -77,7 +77,7 @@ class TokenTotals:
         )
 
 
-class _CodeFrames:
+class CodeFrames:
     """A tokenizer on a clock as a source of frames: its codes, one frame a row."""
 
     frame_offset_sec = 0.0
@@ -125,11 +125,11 @@ def iter_tokens(
         layer = LAST_LAYER if tokenizer.layer is None else str(
             range(tokenizer.encoder.num_layers + 1)[tokenizer.layer]
         )  # fmt: skip
-        source: EncoderLayers | _CodeFrames = EncoderLayers(
+        source: EncoderLayers | CodeFrames = EncoderLayers(
             tokenizer.encoder, [layer], patches="apart"
         )
     else:
-        source = _CodeFrames(tokenizer)
+        source = CodeFrames(tokenizer)
     stream = iter_features(
         source, recordings, pooling="none", batch_sec=batch_sec, windowing=windowing
     )

@@ -8,13 +8,12 @@ from __future__ import annotations
 import bisect
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ssl_audio import audio
+from ssl_audio.probes.features import recording_of
 from ssl_audio.probes.metrics.token_quality import (
     CodebookUse,
     LabelAgreement,
@@ -26,7 +25,6 @@ from ssl_audio.probes.metrics.token_quality import (
     mean_run_frames,
     token_rate,
 )
-from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.stream import BATCH_SEC, Failure
 from ssl_audio.probes.suite import SPLITS, Example, ProbeSuite
 from ssl_audio.probes.token_stream import TokenSequence, iter_tokens
@@ -62,23 +60,44 @@ def token_quality(
     Raises:
         ValueError: a tokenizer without codes, or no clip that gives tokens.
     """
-    if tokenizer.num_codebooks < 1 or tokenizer.codebook_size < 1:
-        raise ValueError("token quality needs codes; fit units for this tokenizer first")
-    spans = {
-        task.name: _by_clip([e for split in splits for e in task.examples[split]])
-        for task in suite.tasks
-    }
-    used = sorted({clip for by_clip in spans.values() for clip in by_clip})
-    found, warnings = _tokens(tokenizer, suite, used, batch_sec)
+    found, warnings = read_tokens(tokenizer, suite, splits, batch_sec)
     return {
         "suite": suite.name,
         "splits": list(splits),
         "codebook_size": tokenizer.codebook_size,
         "num_codebooks": tokenizer.num_codebooks,
-        **_statistics(found, tokenizer.codebook_size),
-        "agreement": _agreements(found, spans, warnings),
+        **statistics(found, tokenizer.codebook_size),
+        "agreement": agreements(found, suite, splits, warnings),
         "warnings": [*suite.left_out, *warnings],
     }
+
+
+def read_tokens(
+    tokenizer: Tokenizer,
+    suite: ProbeSuite,
+    splits: Sequence[str] = SPLITS,
+    batch_sec: float = BATCH_SEC,
+) -> tuple[list[TokenSequence], list[str]]:
+    """Tokens of the clips of ``splits`` in the order of their names, and a line for each lost one.
+
+    Raises:
+        ValueError: as ``token_quality``.
+    """
+    if tokenizer.num_codebooks < 1 or tokenizer.codebook_size < 1:
+        raise ValueError("token quality needs codes; fit units for this tokenizer first")
+    used = sorted(
+        {e.clip for task in suite.tasks for split in splits for e in task.examples[split]}
+    )
+    recordings = [recording_of(suite.clips[name]) for name in used]
+    found, warnings = [], []
+    for tokens in iter_tokens(tokenizer, recordings, batch_sec=batch_sec):
+        if isinstance(tokens, Failure):
+            warnings.append(tokens.reason)
+        elif len(tokens.codes):
+            found.append(tokens)
+    if not found:
+        raise ValueError(f"no clip of suite {suite.name!r} gives tokens")
+    return sorted(found, key=lambda tokens: tokens.id), warnings
 
 
 def labels_at(
@@ -101,26 +120,8 @@ def labels_at(
     return labels
 
 
-def _tokens(
-    tokenizer: Tokenizer, suite: ProbeSuite, clips: Sequence[str], batch_sec: float
-) -> tuple[list[TokenSequence], list[str]]:
-    recordings = []
-    for name in clips:
-        clip = suite.clips[name]
-        read = partial(audio.read, clip.source, name=name)
-        recordings.append(Recording(name, clip.duration_sec, read))
-    found, warnings = [], []
-    for tokens in iter_tokens(tokenizer, recordings, batch_sec=batch_sec):
-        if isinstance(tokens, Failure):
-            warnings.append(tokens.reason)
-        elif len(tokens.codes):
-            found.append(tokens)
-    if not found:
-        raise ValueError(f"no clip of suite {suite.name!r} gives tokens")
-    return sorted(found, key=lambda tokens: tokens.id), warnings
-
-
-def _statistics(found: Sequence[TokenSequence], codebook_size: int) -> dict[str, Any]:
+def statistics(found: Sequence[TokenSequence], codebook_size: int) -> dict[str, Any]:
+    """Use of the codes, and rates; see ``token_quality``."""
     codes = np.concatenate([tokens.codes for tokens in found])
     uses = [codebook_use(column, codebook_size) for column in codes.T]
     seconds = sum(tokens.duration_sec for tokens in found)
@@ -146,13 +147,13 @@ def _redundancy(codes: np.ndarray) -> float:
     return float(table[np.triu_indices(len(table), 1)].mean())
 
 
-def _agreements(
-    found: Sequence[TokenSequence],
-    spans: Mapping[str, Mapping[str, Sequence[Example]]],
-    warnings: list[str],
+def agreements(
+    found: Sequence[TokenSequence], suite: ProbeSuite, splits: Sequence[str], warnings: list[str]
 ) -> dict[str, Any]:
+    """Agreement by task; a line is added to ``warnings`` for each task without any."""
     agreements = {}
-    for task, by_clip in spans.items():
+    for task in suite.tasks:
+        by_clip = _by_clip([e for split in splits for e in task.examples[split]])
         labels: list[list[str]] = []
         codes: list[np.ndarray] = []
         for tokens in found:
@@ -162,10 +163,10 @@ def _agreements(
             labels.append([str(at[i]) for i in kept])
             codes.append(tokens.codes[kept])
         if not any(labels):
-            warnings.append(f"task {task}: no token lies in a labelled span")
+            warnings.append(f"task {task.name}: no token lies in a labelled span")
             continue
         columns = [[clip[:, q] for clip in codes] for q in range(codes[0].shape[1])]
-        agreements[task] = _summary([label_agreement(labels, column) for column in columns])
+        agreements[task.name] = _summary([label_agreement(labels, column) for column in columns])
     return agreements
 
 

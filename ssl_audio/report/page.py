@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ssl_audio.files import replacing
-from ssl_audio.probes.table import by_task, score_text, source_names, summary
-from ssl_audio.report.events import Log, Series, read_logs
+from ssl_audio.probes.table import (
+    by_task,
+    majority_text,
+    score_text,
+    source_names,
+    summary,
+)
+from ssl_audio.report.events import Log, read_logs
+from ssl_audio.report.history import history_section
+from ssl_audio.report.layers import layer_section
 from ssl_audio.report.svg import line_chart
 
 CONFIG_FILES = (".hydra/config.yaml", "config.yaml")
@@ -58,35 +66,46 @@ def write_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
     if not run_dir.is_dir():
         raise ValueError(f"{run_dir}: no such run folder")
     sections = [
-        _probe_section(_newest_json(run_dir, PROBE_RESULTS)),
-        _history_section(_newest_json(run_dir, PROBE_HISTORY)),
+        *(
+            section
+            for results in _newest_of_suites(run_dir, PROBE_RESULTS)
+            for section in (probe_section(results), layer_section(results))
+        ),
+        *(
+            history_section({"trained": record})
+            for record in _newest_of_suites(run_dir, PROBE_HISTORY)
+        ),
         *(_log_section(log) for log in read_logs(run_dir)),
         _config_section(run_dir),
     ]
-    title = escape(f"Run {run_dir.resolve().name}")
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>\n"
-    )
     path = Path(output) if output is not None else run_dir / "report.html"
+    return write_page(path, f"Run {run_dir.resolve().name}", sections)
+
+
+def write_page(path: Path, title: str, sections: Sequence[str]) -> Path:
+    """Writes the sections as one document."""
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{''.join(sections)}</body>"
+        "</html>\n"
+    )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _newest_json(run_dir: Path, name: str) -> dict[str, Any] | None:
-    """The newest file of that name that holds probe results; other programs use the name too."""
+def _newest_of_suites(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """Of each suite the newest file of that name; other programs use the name too."""
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted(run_dir.rglob(name), key=lambda path: -path.stat().st_mtime):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "suite_fingerprint" in content:
-            return content
-    return None
+            found.setdefault(content["suite_fingerprint"], content)
+    return list(found.values())
 
 
-def _probe_section(results: Mapping[str, Any] | None) -> str:
+def probe_section(results: Mapping[str, Any]) -> str:
     """The table of the final probes."""
-    if results is None:
-        return ""
     names = source_names(results)
     head = "".join(f"<th>{escape(name)}</th>" for name in ("task", "metric", *names, "majority"))
     rows = []
@@ -101,37 +120,17 @@ def _probe_section(results: Mapping[str, Any] | None) -> str:
                 f'<td class="number{" best" if is_best else ""}" title="{escape(chosen)}">'
                 f"{score_text(scores.get(name))}</td>"
             )
-        cells.append(f'<td class="number">{100 * record["majority"]:.1f}</td>')
+        cells.append(f'<td class="number">{majority_text(record)}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     left_out = "".join(f"<li>{escape(line)}</li>" for line in results.get("warnings", ()))
     return (
         f"<h2>Probes: suite {escape(str(results['suite']))}</h2>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        '<p class="note">Linear classifiers on frozen features; layer and penalty chosen on valid, '
-        f"percent on test ± half of the 95 % interval over clips. {escape(summary(results))}.</p>"
+        '<p class="note">Frozen features; what there is to choose is chosen on valid. Percent on '
+        f"test ± half of the 95 % interval over clips. {escape(summary(results))}.</p>"
+        + "".join(f'<p class="note">{escape(line)}</p>' for line in results.get("notes", ()))
         + (f'<p class="note">Left out:</p><ul class="note">{left_out}</ul>' if left_out else "")
     )
-
-
-def _history_section(record: Mapping[str, Any] | None) -> str:
-    """Probe scores over training, with the baselines as level lines."""
-    if record is None or not record["history"]:
-        return ""
-    steps = [entry["step"] for entry in record["history"]]
-    charts = []
-    for task, first in record["history"][0]["scores"].items():
-        entries = [e for e in record["history"] if task in e["scores"]]
-        lines = {
-            "trained": Series(
-                [e["step"] for e in entries], [100 * e["scores"][task]["value"] for e in entries]
-            )
-        }
-        for name, scores in record["baselines"].items():
-            if task in scores:
-                level = 100 * scores[task]["value"]
-                lines[name] = Series([min(0, *steps), max(steps)], [level, level])
-        charts.append(line_chart(f"{task}: {first['metric']}, %", lines))
-    return f'<h2>Probes during training</h2><div class="charts">{"".join(charts)}</div>'
 
 
 def _log_section(log: Log) -> str:

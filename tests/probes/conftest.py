@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ssl_audio import audio
 from ssl_audio.batch import EncoderOutput, valid_mask
 from ssl_audio.models.encoder import Encoder
+from ssl_audio.probes import heads
 from ssl_audio.probes.suite import SPLITS, Example, ProbeClip, ProbeSuite, ProbeTask
 
 HOP = 320
@@ -55,6 +57,14 @@ class TinyEncoder(Encoder):
         first = self.norm(first.transpose(1, 2)).transpose(1, 2)
         second = torch.tanh(self.second(first))
         return EncoderOutput(self.out(second), lengths, (features, first, second))
+
+
+@pytest.fixture
+def quick_heads(monkeypatch):
+    """Heads that learn by gradient steps take fewer of them."""
+    monkeypatch.setattr(heads, "HEAR_SCHEDULE", replace(heads.HEAR_SCHEDULE, max_epochs=12))
+    quick = replace(heads.SUPERB_TRAINING, steps=60, eval_every=20)
+    monkeypatch.setattr(heads, "SUPERB_TRAINING", quick)
 
 
 @pytest.fixture

@@ -13,20 +13,24 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ssl_audio.probes.callback import OnlineProbes, latest_results, probe_scalars
+from ssl_audio.models.ema import EMA
+from ssl_audio.probes import callback
+from ssl_audio.probes.callback import MENU, OnlineProbes, latest_results, probe_scalars
 from ssl_audio.report.events import read_logs
+from ssl_audio.tokenizers import RandomProjectionTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|tensorboardX|val_dataloader).*")
 
 
 class ToyTask(LightningModule):
-    def __init__(self, encoder):
+    def __init__(self, encoder, random_noise=True):
         super().__init__()
         self.encoder = encoder
+        self.random_noise = random_noise
         self.losses: list[float] = []
 
     def training_step(self, batch, batch_idx):
-        noise = random.random() + np.random.rand()  # noqa: NPY002
+        noise = random.random() + np.random.rand() if self.random_noise else 0.5  # noqa: NPY002
         out = self.encoder(batch[0] + 0.01 * torch.randn_like(batch[0]))
         loss = (out.frames - noise).square().mean()
         self.losses.append(loss.item())
@@ -42,11 +46,11 @@ class ToyTask(LightningModule):
 
 @pytest.fixture
 def fit(tmp_path, tiny_encoder):
-    def run(*callbacks, max_steps=6, seed=0, ckpt_path=None, **options):
+    def run(*callbacks, max_steps=6, seed=0, ckpt_path=None, make_task=ToyTask, **options):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        task = ToyTask(type(tiny_encoder)())
+        task = make_task(type(tiny_encoder)())
         options = {"logger": False, "enable_checkpointing": False} | options
         trainer = Trainer(
             accelerator="cpu",
@@ -67,9 +71,15 @@ def without_times(record):
     return json.loads(json.dumps(record), object_hook=lambda d: d | {"seconds": 0})
 
 
-def test_probing_does_not_change_training(fit, tone_suite):
+def test_probing_does_not_change_training(fit, tone_suite, quick_heads):
     plain = fit()
-    probed = fit(OnlineProbes(tone_suite, every_n_steps=2))
+    probes = OnlineProbes(
+        tone_suite.only(["tone"]), probes=MENU, every_n_steps=4, at_end=False, baselines=()
+    )
+    probed = fit(probes)
+    assert set(probes.results["scores"]["trained"]) == {
+        "tone", "tone/knn", "tone/ridge", "tone/superb_linear", "tone/hear_mlp"
+    }  # fmt: skip
     assert probed.losses == plain.losses
     expected = plain.encoder.state_dict()
     for name, tensor in probed.encoder.state_dict().items():
@@ -100,11 +110,8 @@ def test_accumulation_probes_once_per_optimizer_step(fit, tone_suite):
 
 
 def test_a_resumed_run_continues_its_history_and_keeps_its_baselines(fit, tone_suite, tmp_path):
-    def checkpoint():
-        return ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=4, save_top_k=-1)
-
     whole = OnlineProbes(tone_suite, every_n_steps=2)
-    fit(whole, checkpoint(), enable_checkpointing=True)
+    fit(whole, checkpoint_at(tmp_path, 4), enable_checkpointing=True)
     saved = next((tmp_path / "ckpt").glob("*step=4.ckpt"))
     content = torch.load(saved, weights_only=True)
     assert any("OnlineProbes" in key for key in content["callbacks"])
@@ -150,11 +157,104 @@ def test_other_loggers_get_the_same_scalars(fit, tone_suite, tmp_path):
     assert "probe/loud/accuracy" in text.splitlines()[0]
 
 
-def test_scalars_hold_means():
-    score = {"metric": "accuracy", "value": 0.5}
-    scalars = probe_scalars({"a": score, "b": {**score, "value": 0.7}}, {"log-mel": {"a": score}})
+def test_scalars_hold_means_of_the_first_classifier():
+    score = {"metric": "accuracy", "value": 0.5, "grid": {"0": [0.1, 0.3], "1": [0.2, 0.2]}}
+    other = {**score, "value": 0.7}
+    edges = {**score, "metric": "f1_20ms", "value": 0.9}
+    scores = {"a": score, "b": other, "a/knn": {**score, "value": 0.0}, "b_boundaries": edges}
+    entry = {"seconds": 2.0, "scores": scores, "rank": {"rank_me": 3.5, "mean_cosine": 0.25}}
+    scalars = probe_scalars(entry, {"log-mel": {"a": score}})
     assert scalars["probe/mean"] == pytest.approx(0.6)
     assert scalars["probe/a/accuracy@log-mel"] == scalars["probe/mean@log-mel"] == 0.5
+    assert scalars["probe/b_boundaries/f1_20ms"] == 0.9
+    assert scalars["probe/a/valid@0"] == 0.3
+    assert scalars["probe/rank_me"] == 3.5
+
+
+def test_slow_probes_take_half_of_the_clips_from_then_on(fit, tone_suite, tmp_path):
+    probes = OnlineProbes(tone_suite, every_n_steps=2, max_seconds=0)
+    with pytest.warns(UserWarning, match="more than 0 s: from now on 50 % of the clips"):
+        fit(probes, checkpoint_at(tmp_path, 4), enable_checkpointing=True)
+    record = probes.state_dict()
+    assert [entry["clips"] for entry in record["history"]] == [1.0, 0.5, 0.25]
+    assert record["share"] == 0.125
+    sizes = [entry["scores"]["tone"]["num_train"] for entry in record["history"]]
+    assert sizes == [30, 15, 8]
+    saved = next((tmp_path / "ckpt").glob("*step=4.ckpt"))
+    resumed = OnlineProbes(tone_suite, every_n_steps=2)
+    fit(resumed, seed=9, ckpt_path=saved)
+    last = resumed.state_dict()["history"][-1]
+    assert last["clips"] == 0.25  # as the run that was not interrupted
+    assert resumed.results["scores"]["log-mel"]["tone"]["num_train"] == 8  # like with like
+
+
+def checkpoint_at(tmp_path, step):
+    return ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=step, save_top_k=-1)
+
+
+def test_clips_per_task(fit, tone_suite):
+    probes = OnlineProbes(tone_suite, clips_per_task=9, baselines=())
+    fit(probes, max_steps=1)
+    score = probes.results["scores"]["trained"]["tone"]
+    assert (score["num_train"], score["num_valid"], score["num_test"]) == (9, 9, 9)
+
+
+class AveragedTask(ToyTask):
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        self.teacher = EMA(encoder, decay=1.0)
+
+
+def test_the_moving_average_is_probed_on_request(fit, tone_suite):
+    student = OnlineProbes(tone_suite, every_n_steps=2, baselines=("untrained",))
+    teacher = OnlineProbes(tone_suite, every_n_steps=2, target="ema", baselines=("untrained",))
+    fit(student, make_task=AveragedTask)
+    fit(teacher, make_task=AveragedTask)
+    first, *_, last = (without_times(e["scores"]) for e in teacher.state_dict()["history"])
+    assert first == last  # decay 1 freezes it
+    first, *_, last = (without_times(e["scores"]) for e in student.state_dict()["history"])
+    assert first != last
+    with pytest.warns(UserWarning, match="ToyTask keeps no moving average; use target=student"):
+        fit(OnlineProbes(tone_suite, target="ema"), max_steps=1)
+
+
+class CollapsedTask(ToyTask):
+    def __init__(self, encoder):
+        torch.nn.init.zeros_(encoder.out.weight)
+        super().__init__(encoder)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_collapse_raises_an_alarm(fit, tone_suite):
+    probes = OnlineProbes(tone_suite, probes=["linear", "rank"], baselines=())
+    with pytest.warns(UserWarning, match="step 1: collapse: features use 1.00 directions"):
+        fit(probes, max_steps=1, make_task=CollapsedTask)
+    spread = probes.state_dict()["history"][0]["rank"]
+    assert spread["mean_cosine"] == pytest.approx(1)
+
+
+class TokenTask(ToyTask):
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        codebook = RandomProjectionTokenizer()
+        self.tokenizers = {"frozen": codebook}
+
+
+def test_tokenizers_outside_the_model_are_scored_once(fit, tone_suite, monkeypatch):
+    calls = []
+    score = callback.token_quality
+    monkeypatch.setattr(
+        callback, "token_quality", lambda *a, **k: calls.append(1) or score(*a, **k)
+    )
+    probes = OnlineProbes(tone_suite, probes=["knn", "tokens"], every_n_steps=1, baselines=())
+    fit(probes, max_steps=2, make_task=TokenTask)
+    assert len(calls) == 1
+    first, last = (entry["tokens"]["frozen"] for entry in probes.state_dict()["history"])
+    assert first == last
+    assert first["codebooks"]["mean"]["perplexity"] > 1
+    assert set(first["agreement"]) == {"tone", "half", "loud"}
 
 
 def test_bad_arguments_end_in_one_line(tone_suite):
@@ -162,3 +262,7 @@ def test_bad_arguments_end_in_one_line(tone_suite):
         OnlineProbes(tone_suite, every_n_steps=-1)
     with pytest.raises(ValueError, match="unknown baseline 'mel'"):
         OnlineProbes(tone_suite, baselines=("mel",))
+    with pytest.raises(ValueError, match="unknown probe 'svm'; use linear or knn or ridge"):
+        OnlineProbes(tone_suite, probes=["svm"])
+    with pytest.raises(ValueError, match="unknown target 'teacher'; use student or ema"):
+        OnlineProbes(tone_suite, target="teacher")

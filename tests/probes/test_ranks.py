@@ -1,0 +1,95 @@
+"""Two real ranks share the probing."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssl_audio.probes.ranks import Ranks
+
+PROGRAM = Path(__file__).with_name("ranks_program.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    output = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(output)],
+            env=environment | {"LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    errors = []
+    try:
+        for process in processes:
+            errors.append(process.communicate(timeout=300)[1].decode())
+            assert process.returncode == 0, errors[-1][-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+    found = [json.loads((output / f"rank{rank}.json").read_text()) for rank in range(2)]
+    return found, "".join(errors)
+
+
+def without_times(results):
+    return json.loads(json.dumps(results), object_hook=lambda d: d | {"seconds": 0})
+
+
+@pytest.mark.ddp
+def test_training_is_the_same_with_probes_and_with_probes_that_fail_on_one_rank(ranks):
+    for found in ranks[0]:
+        plain, probed, survived = found["losses"]
+        assert len(plain) == 3
+        assert probed == plain
+        assert survived == plain
+        assert found["broken"]["history"] == []
+    assert "online probes failed, training goes on" in ranks[1]
+    assert "rank 1: OSError('no disk here')" in ranks[1]
+
+
+@pytest.mark.ddp
+def test_all_ranks_know_all_results(ranks):
+    first, second = (without_times(found) for found in ranks[0])
+    assert first["record"] == second["record"]
+    assert [entry["step"] for entry in first["record"]["history"]] == [2, 3]
+    assert [entry["clips"] for entry in first["record"]["history"]] == [1.0, 0.5]
+    rows = {"tone", "half", "loud", "tone/knn", "half/knn", "loud/knn"}
+    assert set(first["record"]["history"][1]["scores"]) == rows
+    assert set(first["record"]["baselines"]) == set()  # of fewer clips again from now on
+    assert first["record"]["history"][0]["rank"]["rank_me"] > 1
+
+
+@pytest.mark.ddp
+def test_together_they_get_what_one_gets(ranks):
+    found = without_times(ranks[0][0])
+    assert any("test-0" in line for line in found["alone"]["warnings"])
+    together, alone = (found[name]["scores"]["trained"] for name in ("together", "alone"))
+    for task, score in alone.items():
+        assert together[task]["value"] == score["value"]
+        assert together[task]["num_test"] == score["num_test"]
+    assert found["together"]["warnings"] == found["alone"]["warnings"]
+
+
+def test_a_single_process_raises_what_it_met():
+    with pytest.raises(KeyError):
+        Ranks().each(lambda: {}["x"])
+    assert [Ranks(rank, 3).share(list("abcde")) for rank in range(3)] == [
+        ["a", "d"],
+        ["b", "e"],
+        ["c"],
+    ]
