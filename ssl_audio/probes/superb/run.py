@@ -17,8 +17,18 @@ from ssl_audio.files import write_json
 from ssl_audio.probes.hear.protocol import aggregate, interval_over_folds
 from ssl_audio.probes.sources import FrameSource
 from ssl_audio.probes.superb.asv import SpeakerVerification
+from ssl_audio.probes.superb.diarization import SpeakerDiarization
 from ssl_audio.probes.superb.layers import LayerStack
+from ssl_audio.probes.superb.query_by_example import QueryByExample
+from ssl_audio.probes.superb.separation import SourceSeparation, SpeechEnhancement
 from ssl_audio.probes.superb.task import Recipe, Settings, SuperbTask, TaskResult
+from ssl_audio.probes.superb.transcription import (
+    OutOfDomainCharacters,
+    OutOfDomainRecognition,
+    PhonemeRecognition,
+    SlotFilling,
+    SpeechRecognition,
+)
 from ssl_audio.probes.superb.utterance_tasks import (
     EmotionRecognition,
     IntentClassification,
@@ -30,11 +40,22 @@ VERSION = 1  # raise it with any change that changes scores: stored results beco
 MAX_WARNINGS = 20  # lines of one task
 
 TASKS: Mapping[str, type[SuperbTask]] = {
+    "pr": PhonemeRecognition,
+    "asr": SpeechRecognition,
     "ks": KeywordSpotting,
+    "qbe": QueryByExample,
     "ic": IntentClassification,
+    "sf": SlotFilling,
     "er": EmotionRecognition,
     "sid": SpeakerIdentification,
     "asv": SpeakerVerification,
+    "sd": SpeakerDiarization,
+    "ood_asr_es": OutOfDomainRecognition,
+    "ood_asr_ar": OutOfDomainRecognition,
+    "ood_asr_zh": OutOfDomainCharacters,
+    "ood_asr_sbcsae": OutOfDomainRecognition,
+    "se": SpeechEnhancement,
+    "ss": SourceSeparation,
 }
 
 Table = Mapping[str, Mapping[str, Any]]  # see configs/probe/superb.yaml

@@ -22,7 +22,7 @@ from ssl_audio.probes.metrics.error_rates import edit_distance
 from ssl_audio.probes.metrics.slot_filling import slot_type_f1, value_pairs
 from ssl_audio.probes.superb import transcripts
 from ssl_audio.probes.superb.augmentation import SpecAugmented
-from ssl_audio.probes.superb.beam import beam_texts
+from ssl_audio.probes.superb.beam import BeamSearch, flashlight_is_there
 from ssl_audio.probes.superb.frame_task import Batch, FrameTask
 from ssl_audio.probes.superb.layers import LayerStack
 from ssl_audio.probes.superb.recurrent import FrameLinear, RecurrentTranscriber
@@ -54,8 +54,7 @@ class TranscriptionTask(FrameTask):
 
     Args:
         folder: of the corpus.
-        recipe: with options ``lstm`` and ``spec_augment`` of the head, and perhaps ``beam`` (see
-            ``beam_texts``).
+        recipe: with options ``lstm`` and ``spec_augment`` of the head.
         seed: of the order.
     """
 
@@ -105,12 +104,7 @@ class TranscriptionTask(FrameTask):
         )
 
     def predict(self, outputs: Tensor, lengths: Tensor, batch: Batch) -> list[Any]:
-        greedy = greedy_texts(outputs, lengths, self.vocabulary)
-        options = self.recipe.options.get("beam")
-        if not options:
-            return [Decoded(text) for text in greedy]
-        beams = beam_texts(outputs, lengths, self.vocabulary, options)
-        return [Decoded(*texts) for texts in zip(greedy, beams, strict=True)]
+        return [Decoded(text) for text in greedy_texts(outputs, lengths, self.vocabulary)]
 
     def counts(
         self, utterance: Utterance, prediction: Any, tuned: Any
@@ -170,14 +164,36 @@ class PhonemeRecognition(TranscriptionTask):
 
 
 class SpeechRecognition(TranscriptionTask):
-    """LibriSpeech, characters; with ``beam``, also the word error rate of a beam search."""
+    """LibriSpeech, characters.
+
+    Where the n-gram and lexicon that the recipe's ``beam`` names lie in the folder, test is also
+    scored after a beam search with them (``wer_lm``).
+    """
 
     metric = "wer"
     by_audio = True
 
+    def __init__(self, folder: Path, recipe: Recipe, seed: int) -> None:
+        super().__init__(folder, recipe, seed)
+        self.search = BeamSearch.of(recipe.options["beam"], folder)
+        self.tested = {utterance.id for utterance in self.splits["test"]}
+        if self.search is not None and not flashlight_is_there():
+            self.warnings.append(
+                f"{self.search.lm} is not used, flashlight-text is not installed; "
+                "pip install 'ssl-audio[superb]'"
+            )
+            self.search = None
+
     def read_splits(self, folder: Path) -> dict[str, Transcribed]:
         texts = _librispeech(folder, self.recipe)
         return {split: transcripts.letters(said) for split, said in texts.items()}
+
+    def predict(self, outputs: Tensor, lengths: Tensor, batch: Batch) -> list[Any]:
+        greedy = super().predict(outputs, lengths, batch)
+        if self.search is None or batch.utterances[0].id not in self.tested:
+            return greedy
+        beams = self.search.texts(outputs, lengths, self.vocabulary)
+        return [Decoded(one.greedy, text) for one, text in zip(greedy, beams, strict=True)]
 
 
 class OutOfDomainRecognition(TranscriptionTask):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from ssl_audio import audio
 from ssl_audio.probes.sources import EncoderLayers
+from ssl_audio.probes.superb.frame_task import Batch
 from ssl_audio.probes.superb.layers import LayerStack
 from ssl_audio.probes.superb.task import Recipe, Settings
 from ssl_audio.probes.superb.transcription import (
@@ -19,11 +22,19 @@ from ssl_audio.probes.superb.transcription import (
     PhonemeRecognition,
     SlotFilling,
     SpeechRecognition,
-    TranscriptionTask,
 )
 
 LSTM = {"hidden": 24, "layers": 1, "dropout": 0.0}
 AUGMENT = {"warp": 2, "time_masks": 1, "max_frames": 2, "channel_masks": 1, "max_channels": 3}
+MODULE = "ssl_audio.probes.superb.transcription"
+BEAM = {
+    "lm": "4-gram.arpa",
+    "lexicon": "librispeech_lexicon.lst",
+    "size": 5,
+    "threshold": 25,
+    "lm_weight": 2,
+    "word_score": -1,
+}
 LIBRISPEECH = {"train": "train-clean-100", "valid": "dev-clean", "test": "test-clean"}
 TONES = {"A": 300.0, "B": 700.0, "C": 1500.0}
 SETTINGS = Settings()
@@ -81,7 +92,7 @@ def test_phones_are_learnt(librispeech: Path, tiny_encoder) -> None:
 
 
 def test_words_and_characters_are_scored(librispeech: Path, tiny_encoder) -> None:
-    options = {**LIBRISPEECH, "lstm": LSTM, "spec_augment": AUGMENT}
+    options = {**LIBRISPEECH, "beam": BEAM, "lstm": LSTM, "spec_augment": AUGMENT}
     task = SpeechRecognition(librispeech, recipe(2, 1e-3, **options), 0)
     layers = LayerStack(EncoderLayers(tiny_encoder))
     (fold,) = task.run(layers, SETTINGS).folds
@@ -92,7 +103,7 @@ def test_words_and_characters_are_scored(librispeech: Path, tiny_encoder) -> Non
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unpack train-clean-100\.tar\.gz"):
-        SpeechRecognition(tmp_path, recipe(1, 1e-3, **LIBRISPEECH), 0)
+        SpeechRecognition(tmp_path, recipe(1, 1e-3, **LIBRISPEECH, beam=BEAM), 0)
     write_librispeech(tmp_path, (1, 1, 1))
     (tmp_path / "lexicon.txt").write_text("ZZ Z Z\n")
     with pytest.raises(ValueError, match="no utterance of train can be used; 1 of 1 utterances"):
@@ -102,8 +113,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 def test_batches_hold_neighbours_in_length_and_halve_long_ones(
     librispeech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "ssl_audio.probes.superb.transcription"
-    task = SpeechRecognition(librispeech, recipe(1, 1e-3, **LIBRISPEECH), 0)
+    task = SpeechRecognition(librispeech, recipe(1, 1e-3, **LIBRISPEECH, beam=BEAM), 0)
     lengths = [audio.info(u.path).num_samples for u in task.splits["train"]]
     ranks = np.argsort(np.argsort([-n for n in lengths], kind="stable"))
     batches = task.train_batches(0)
@@ -114,16 +124,14 @@ def test_batches_hold_neighbours_in_length_and_halve_long_ones(
         )
     assert batches == task.train_batches(0)
     assert batches != task.train_batches(1)
-    monkeypatch.setattr(f"{module}.HALVED_SAMPLES", sorted(lengths)[12])
+    monkeypatch.setattr(f"{MODULE}.HALVED_SAMPLES", sorted(lengths)[12])
     halved = {len(batch) for epoch in range(4) for batch in task.train_batches(epoch)}
     assert halved == {4, 8}
 
 
 def test_ctc_loss_ignores_padding_and_targets_that_do_not_fit(librispeech: Path) -> None:
-    from ssl_audio.probes.superb.frame_task import Batch
-
     torch.manual_seed(0)
-    task = SpeechRecognition(librispeech, recipe(1, 1e-3, **LIBRISPEECH), 0)
+    task = SpeechRecognition(librispeech, recipe(1, 1e-3, **LIBRISPEECH, beam=BEAM), 0)
     two = tuple(task.splits["train"][:2])
     batch = Batch(two, torch.zeros(2, 1), torch.ones(2))
     head, outputs, lengths = torch.nn.Identity(), torch.randn(2, 40, 31), torch.tensor([40, 30])
@@ -178,8 +186,45 @@ def test_other_languages_take_their_characters_from_training(tmp_path: Path) -> 
     assert task.head(6, 100.0)(frames, lengths)[0].shape == (1, 5, 10)
 
 
-def test_beam_search_says_what_it_lacks(librispeech: Path, tmp_path: Path) -> None:
-    options = {**LIBRISPEECH, "beam": {"lm": str(tmp_path / "4-gram.arpa")}}
-    task: TranscriptionTask = SpeechRecognition(librispeech, recipe(1, 1e-3, **options), 0)
-    with pytest.raises(ValueError, match=r"beam\.lm=.*4-gram.arpa: no such file"):
-        task.predict(torch.randn(1, 5, 31), torch.tensor([5]), None)  # type: ignore[arg-type]
+def write_language(folder: Path) -> None:
+    (folder / "4-gram.arpa").write_text(
+        "\\data\\\nngram 1=5\nngram 2=1\n\n"
+        "\\1-grams:\n-2\t<unk>\n-99\t<s>\t-0.1\n-0.5\t</s>\n-0.1\tAB\t-0.1\n-3\tBA\t-0.1\n\n"
+        "\\2-grams:\n-0.1\t<s> AB\n\n\\end\\\n"
+    )
+    (folder / "librispeech_lexicon.lst").write_text("AB A B |\nBA B A |\n")
+
+
+def test_beam_search_scores_test_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_librispeech(tmp_path, (2, 1, 1))
+    absent = SpeechRecognition(tmp_path, recipe(1, 1e-3, **LIBRISPEECH, beam=BEAM), 0)
+    assert absent.search is None
+    assert not absent.warnings
+
+    write_language(tmp_path)
+    monkeypatch.setattr(f"{MODULE}.flashlight_is_there", lambda: False)
+    without = SpeechRecognition(tmp_path, recipe(1, 1e-3, **LIBRISPEECH, beam=BEAM), 0)
+    assert without.search is None
+    assert "flashlight-text is not installed" in without.warnings[0]
+
+    # As flashlight would, on the symbols and frames that it is given.
+    asked: dict[str, Any] = {}
+
+    def ctc_decoder(**arguments: Any) -> Any:
+        asked.update(arguments)
+        words = SimpleNamespace(words=["AB", "BA"])
+        return lambda log_probs, lengths: [[words]] + [[]] * (len(lengths) - 1)
+
+    decoder = SimpleNamespace(ctc_decoder=ctc_decoder)
+    monkeypatch.setitem(sys.modules, "torchaudio.models.decoder", decoder)
+    monkeypatch.setattr(f"{MODULE}.flashlight_is_there", lambda: True)
+    task = SpeechRecognition(tmp_path, recipe(1, 1e-3, **LIBRISPEECH, beam=BEAM), 0)
+    outputs, lengths = torch.randn(1, 9, 31), torch.tensor([9])
+    (valid,) = task.predict(outputs, lengths, Batch(task.splits["valid"][:1], *batch_of()))
+    (test,) = task.predict(outputs, lengths, Batch(task.splits["test"][:1], *batch_of()))
+    assert valid.beam is None
+    assert test == Decoded(valid.greedy, "AB BA")
+    assert asked["tokens"][:5] == ["<pad>", "<eos>", "<unk>", "|", "'"]
+    assert task.counts(task.splits["test"][0], test, None)["wer_lm"][1] == 2
+    assert task.search is not None
+    assert asked["lm"] == str(tmp_path / "4-gram.arpa")
