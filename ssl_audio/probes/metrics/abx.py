@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from ssl_audio.probes.metrics.abx_libri import libriabx2_error
 from ssl_audio.probes.metrics.dtw import Distance, PairDistances, Pooling
 
 Speaker = Literal["within", "across"]
@@ -46,6 +47,8 @@ class AbxSettings:
         max_group_items: items of one group (context, speaker, phone), drawn at random.
         max_x_speakers: other speakers for each group of A, drawn at random.
         seed: of the draws.
+        backend: "numpy" is ours; "libriabx2" runs zerospeech-libriabx2, several times slower, to
+            compare with numbers that it gave.
     """
 
     distance: Distance = "cosine"
@@ -55,6 +58,7 @@ class AbxSettings:
     max_group_items: int = 10
     max_x_speakers: int = 5
     seed: int = 3459
+    backend: Literal["numpy", "libriabx2"] = "numpy"
 
 
 def abx_error(
@@ -81,6 +85,8 @@ def abx_error(
         ValueError: an item of a file without features.
     """
     settings = settings or AbxSettings()
+    if settings.backend == "libriabx2":
+        return libriabx2_error(features, items, frame_rate=frame_rate, settings=settings)
     frames, groups = _read_items(features, items, frame_rate, settings)
     triples = list(_triples(groups, settings))
     if not triples:

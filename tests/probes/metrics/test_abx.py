@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ssl_audio.probes.metrics.abx import AbxItem, AbxSettings, abx_error
+from ssl_audio.probes.metrics.abx_libri import item_text
 
 
 def corpus(noise: float, seed: int = 0, tokens: int = 4, speakers: int = 3):
@@ -81,3 +84,40 @@ def test_items_shorter_than_a_frame_are_left_out():
 def test_unknown_file_is_named():
     with pytest.raises(ValueError, match="'nowhere', which has no features"):
         abx_error({}, [AbxItem("nowhere", 0, 1, "a", "x y", "s")], frame_rate=50)
+
+
+def test_the_program_of_the_challenge_gives_the_same_errors():
+    pytest.importorskip("zrc_abx2")
+    rng = np.random.default_rng(0)
+    centres = {phone: rng.standard_normal(6) for phone in "aei"}
+    features, items = {}, []
+    for number in range(9):
+        spoken = rng.choice(list("aei"), 12).tolist()
+        around = ["#", *spoken, "#"]
+        frames = [centres[phone] + rng.standard_normal((6, 6)) for phone in spoken]
+        features[f"a b/{number}.wav"] = np.concatenate(frames).astype(np.float32)
+        for i, phone in enumerate(spoken):
+            context, speaker = f"{around[i]} {around[i + 2]}", f"speaker {number % 3}"
+            items.append(
+                AbxItem(f"a b/{number}.wav", 0.12 * i, 0.12 * i + 0.12, phone, context, speaker)
+            )
+    for speaker, context in itertools.product(("within", "across"), ("within", "any")):
+        ours = AbxSettings(speaker=speaker, context=context, max_group_items=1000)
+        theirs = replace(ours, backend="libriabx2")
+        errors = [abx_error(features, items, frame_rate=50, settings=x) for x in (ours, theirs)]
+        assert 0 < errors[0] < 0.5
+        assert errors[1] == pytest.approx(errors[0], abs=1e-6)
+
+
+def test_items_as_the_program_reads_them():
+    items = [AbxItem("a/b.wav", 0.5, 0.75, "k", "# i", "speaker one")]
+    header, line = item_text(items, {"a/b.wav": "f0"}).splitlines()
+    assert len(header.split()) == len(line.split())
+    assert line.split() == ["f0", "0.500000", "0.750000", "k", "#", "i", "speaker_one"]
+
+
+def test_without_the_program_it_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zrc_abx2", None)
+    settings = AbxSettings(backend="libriabx2")
+    with pytest.raises(ValueError, match=r"needs pip install 'ssl-audio\[abx\]'"):
+        abx_error({}, [], frame_rate=50, settings=settings)
