@@ -207,14 +207,22 @@ def _syllable_tasks(arguments: argparse.Namespace) -> Sequence[str]:
 def _syllables(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
     from ssl_audio import hub
     from ssl_audio.devices import default_device
+    from ssl_audio.models.encoder import Encoder
     from ssl_audio.probes.syllable_corpora import syllable_corpora
     from ssl_audio.probes.syllable_suite import SyllableSettings, probe_syllables
     from ssl_audio.tokenizers import SyllableTokenizer
 
-    is_tokenizer = hub.is_tokenizer(arguments.model)
-    model = (hub.load_tokenizer if is_tokenizer else hub.load_encoder)(arguments.model)
-    if is_tokenizer and not isinstance(model, SyllableTokenizer):
-        raise ValueError(f"{arguments.model} is a tokenizer of kind {model.kind!r}; give syllables")
+    model: SyllableTokenizer | Encoder
+    if hub.is_tokenizer(arguments.model):
+        tokenizer = hub.load_tokenizer(arguments.model)
+        if not isinstance(tokenizer, SyllableTokenizer):
+            raise ValueError(
+                f"{arguments.model} is a tokenizer of kind {tokenizer.kind!r}; suite syllables "
+                "needs an encoder or one of kind 'syllables'"
+            )
+        model = tokenizer
+    else:
+        model = hub.load_encoder(arguments.model)
     last = arguments.layers in (None, "last")
     return probe_syllables(
         model.to(default_device(arguments.device)),

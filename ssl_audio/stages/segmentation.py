@@ -12,6 +12,7 @@ from ssl_audio.devices import default_device
 from ssl_audio.pipeline import RunContext, Stage
 from ssl_audio.probes.runner import write_results
 from ssl_audio.probes.syllable_suite import SyllableSettings, probe_syllables
+from ssl_audio.tokenizers import SyllableTokenizer
 
 
 class SegmentationStage(Stage):
@@ -39,8 +40,11 @@ class SegmentationStage(Stage):
         self.settings, self.device = settings, default_device(device)
 
     def run(self, directory: Path, context: RunContext) -> None:
+        tokenizer = hub.load_tokenizer(context.resolve(self.tokenizer))
+        if not isinstance(tokenizer, SyllableTokenizer):
+            raise ValueError(f"{self.tokenizer} is of kind {tokenizer.kind!r}, not 'syllables'")
         results = probe_syllables(
-            hub.load_tokenizer(context.resolve(self.tokenizer)).to(self.device),
+            tokenizer.to(self.device),
             [
                 construct(section, f"segmentation.corpora.{name}")
                 for name, section in self.corpora.items()

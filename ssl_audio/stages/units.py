@@ -70,26 +70,32 @@ class UnitsStage(Stage):
         # Also checks the options before the long part; joining and silences need units.
         plain = {"deduplicate": False, "silence_gap_sec": None}
         segmenter = SyllableTokenizer(encoder, None, self.layer, **options | plain)
-        totals = {"num_segments": 0, "audio_sec": 0.0}
+        counts: list[int] = []
+        seconds: list[float] = []
 
         def segment_features() -> Iterator[Tensor]:
             for epoch in range(self.passes):
                 for batch in self._speech(data, f"segments, pass {epoch + 1}", epoch):
                     vectors = segmenter.segment_features(batch.waveforms, batch.lengths)
-                    totals["num_segments"] += len(vectors)
-                    totals["audio_sec"] += float(batch.lengths.sum()) / encoder.sample_rate
+                    counts.append(len(vectors))
+                    seconds.append(float(batch.lengths.sum()) / encoder.sample_rate)
                     yield vectors
 
         units = fit_kmeans(
             segment_features(), self.num_units, seed=self.seed, batch_size=self.batch_segments
         )
         tokenizer = SyllableTokenizer(encoder, units.to(self.device), self.layer, **options)
-        rate = token_rate(totals["num_segments"], totals["audio_sec"])
-        bits = bit_rate(rate, tokenizer.codebook_size)
-        found = {"norm_threshold": options["norm_threshold"], **totals, "segments_per_sec": rate}
-        write_json(directory / "metrics.json", {**found, "bits_per_sec": bits})
+        rate = token_rate(sum(counts), sum(seconds))
+        bits = bit_rate(rate, self.num_units)
+        found = {
+            "norm_threshold": options["norm_threshold"],
+            "num_segments": sum(counts) // self.passes,
+            "segments_per_sec": rate,
+            "bits_per_sec": bits,
+        }
+        write_json(directory / "metrics.json", found)
         print(
-            f"{self.num_units} units of {totals['num_segments']} segments, {rate:.2f} a second "
+            f"{self.num_units} units of {found['num_segments']} segments, {rate:.2f} a second "
             f"({bits:.1f} bit/s), norm threshold {options['norm_threshold']:.3f}"
         )
         hub.save(tokenizer.cpu(), directory / "export", provenance(directory))

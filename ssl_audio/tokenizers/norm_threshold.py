@@ -62,7 +62,7 @@ def fit_norm_statistics(norms: Tensor, max_iters: int = 100) -> dict[str, float]
     split = int((counts * (len(x) - counts) * (high - low).square()).argmax()) + 1
     for _ in range(max_iters):
         noise, signal = x[:split], x[split:]
-        moments = [signal.mean(), signal.var(correction=0), noise.mean(), noise.var(correction=0)]
+        moments = (signal.mean(), signal.var(correction=0), noise.mean(), noise.var(correction=0))
         boundary = gaussian_boundary(*moments).item()
         moved = split if math.isnan(boundary) else int(torch.searchsorted(x, boundary))
         if moved in (split, 0, len(x)):

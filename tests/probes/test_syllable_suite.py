@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_audio import cli, hub
+from ssl_audio.pipeline import RunContext
 from ssl_audio.probes.segmentation import score_segmentation
 from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording, syllable_corpora
 from ssl_audio.probes.syllable_suite import (
@@ -20,7 +24,8 @@ from ssl_audio.probes.syllable_suite import (
     segments_of,
 )
 from ssl_audio.probes.table import markdown_table
-from ssl_audio.tokenizers import SyllableTokenizer
+from ssl_audio.stages.segmentation import SegmentationStage
+from ssl_audio.tokenizers import KMeansTokenizer, SyllableTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,35 @@ def test_corpora_of_a_folder(parts, tmp_path):
     assert corpus.splits["test"][0].labels == ("a", "b", "c")
     with pytest.raises(ValueError, match="no demo corpus here"):
         syllable_corpora(tmp_path / "nowhere")
+
+
+def test_the_command_and_the_stage_print_the_same_scores(parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=parts.Bands))
+    monkeypatch.setitem(hub.ENCODERS, "bands", "bands:Bands")
+    encoder = parts.Bands()
+    tones = torch.from_numpy(parts.bursts([0, 1, 2], seed=0)).float()[None]
+    options = {"norm_threshold": 0.1, "merge_threshold": 0.8}
+    units = SyllableTokenizer(encoder, **options).segment_features(tones)
+    model = str(hub.save(SyllableTokenizer(encoder, units, **options), tmp_path / "model"))
+    parts.write_task(tmp_path, "syllables_x")
+    out = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+    cli.main(["probe", "--suite", "syllables", "--model", model, "--root", str(tmp_path), *out])
+    assert "tokens/s of" in capsys.readouterr().out
+    printed = json.loads((tmp_path / "out" / "results.json").read_text())
+
+    corpus = {
+        "_target_": "ssl_audio.probes.syllable_corpora.folder_syllables",
+        "root": str(tmp_path),
+        "task": "syllables_x",
+    }
+    stage = SegmentationStage(model, {}, {"x": corpus, "left out": None}, {}, device="cpu")
+    stage.run(tmp_path / "stage", RunContext(tmp_path))
+    scores = json.loads((tmp_path / "stage" / "results.json").read_text())["scores"]
+    assert list(scores) == ["trained", "untrained", "log-mel", "as exported"]
+    task = "syllables_x: boundaries"
+    assert scores["as exported"][task]["value"] == printed["scores"]["as exported"][task]["value"]
+
+    other = str(hub.save(KMeansTokenizer(encoder, units), tmp_path / "other"))
+    with pytest.raises(SystemExit):
+        cli.main(["probe", "--suite", "syllables", "--model", other, "--root", str(tmp_path), *out])
+    assert "a tokenizer of kind 'kmeans'" in capsys.readouterr().err
