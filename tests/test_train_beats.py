@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ROOT = Path(__file__).resolve().parents[1]
 RATE_HZ = 16_000
 STEPS, EVERY = 6, 2
+TIMEOUT_SEC = 300
 SHORT = [
     "callbacks.probes=null",
     "callbacks.figures=null",
@@ -291,3 +299,47 @@ def test_a_classifier_can_be_the_teacher(run, whole, finetuned):
     teacher = finetuned / "finetune" / "export"
     folder = run("plus", *BEATS, f"+changes.2.tokenizer.teacher={teacher}")
     assert hub.load_tokenizer(folder / "tokenizer_2" / "export").kind == "beats_tokenizer"
+
+
+@pytest.mark.ddp
+def test_two_ranks_killed_and_resumed_are_one_with_twice_the_micro_batches(run, corpus, tmp_path):
+    places = [f"paths.runs={tmp_path}", f"paths.cache={tmp_path}/cache", f"data.root={corpus}"]
+    arguments = [*BEATS, *SHORT, *places, "name=ranks", "trainer=ddp_cpu"]
+    folder = tmp_path / "ranks"
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    process = start()
+    deadline = time.monotonic() + TIMEOUT_SEC
+    while not (folder / "encoder_1" / "checkpoints" / f"step={EVERY}.ckpt").exists():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "encoder_1" / "done.json").exists()
+    process = start()
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT_SEC)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-3000:]
+    assert "resuming from" in output
+    assert hub.load_encoder(folder / "encoder_2" / "export").kind == "beats"
+
+    alone = run("alone", *BEATS, "iterations=1", "trainer.accumulate_grad_batches=2")
+    first, second = (
+        hub.load_encoder(path / "encoder_1" / "export").state_dict() for path in (folder, alone)
+    )
+    for name, x in first.items():
+        torch.testing.assert_close(x, second[name], atol=1e-5, rtol=1e-4, msg=name)

@@ -24,14 +24,17 @@ TOKENS = {"speech": TokenSpec(2, 16, 50.0), "audio": TokenSpec(2, 16, 25.0)}
 
 
 class Recorder(Callback):
-    """Sums and counts of every micro-batch, and the parameters after each."""
+    """The loss of every micro-batch, and the parameters after each, or after the last alone."""
 
-    def __init__(self):
+    def __init__(self, every_step=True):
+        self.every_step = every_step
         self.losses, self.parameters = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         loss = outputs["loss"].item()
         self.losses.append(loss)
+        if not self.every_step:
+            self.parameters.clear()
         self.parameters.append([p.detach().clone() for p in pl_module.parameters()])
 
 
@@ -100,9 +103,19 @@ def make_codes(spec, lengths, generator):
     return Tokens(codes.masked_fill(~valid[..., None], IGNORE_CODE), num_frames)
 
 
-def fit(task, batches, *, num_ranks=1, accumulate=1, steps=STEPS, callbacks=(), **options):
+def fit(
+    task,
+    batches,
+    *,
+    num_ranks=1,
+    accumulate=1,
+    steps=STEPS,
+    callbacks=(),
+    every_step=True,
+    **options,
+):
     """Rank r of n trains micro-batches r, r + n ...; what ``Recorder`` saw."""
-    recorder = Recorder()
+    recorder = Recorder(every_step)
     trainer = Trainer(
         accelerator="cpu",
         strategy="ddp" if num_ranks > 1 else "auto",

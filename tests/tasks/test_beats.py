@@ -8,9 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.plugins import MixedPrecision
+from omegaconf import OmegaConf
 
+from ssl_audio import hub
+from ssl_audio.config import CONFIG_DIR, construct, register_resolvers
+from ssl_audio.stages.common import seeded
 from ssl_audio.tasks.spear import TokenSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -91,11 +98,37 @@ def test_it_learns(program, parts):
     assert losses[-1] < 0.95 * losses[0]
 
 
-def test_bf16_stays_finite(program, parts):
-    task = parts.make_task()
-    seen = program.fit(task, parts.make_batches(3), steps=3, precision="bf16-mixed")
+@pytest.fixture(scope="module")
+def demo():
+    """``model`` and ``task`` of ``scale=demo``."""
+    register_resolvers()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("train", ["experiment=beats"])
+    return OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_trains_200_steps_of_the_demo_configuration(program, parts, demo, dtype):
+    with seeded(1):
+        task = construct(
+            demo["task"],
+            "task",
+            encoder=hub.build(demo["model"]),
+            tokens={"labels": TokenSpec(1, parts.NUM_CODES, 50.0)},
+            tokenizers=None,
+            seed=0,
+        )
+    start = [parameter.detach().clone() for parameter in task.parameters()]
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
+    precision = {"precision": "bf16-mixed"} if dtype == "bf16" else {"plugins": [plugin]}
+    batches = parts.make_batches(10, seconds=(0.3, 0.4)) * 20
+    seen = program.fit(task, batches, steps=200, every_step=False, **precision)
+    assert len(seen.losses) == 200
     assert all(map(math.isfinite, seen.losses))
-    assert all(parameter.isfinite().all() for parameter in task.parameters())
+    assert np.mean(seen.losses[-20:]) < 0.9 * np.mean(seen.losses[:20])
+    for before, after in zip(start, task.parameters(), strict=True):
+        assert after.isfinite().all()
+        assert not torch.equal(before, after)
 
 
 def test_a_batch_of_nothing_but_padding_trains_nothing_and_is_finite(parts):

@@ -199,25 +199,14 @@ def test_probabilities_need_classes(tiny: Build) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_the_front_end_and_trains_200_steps(
-    tiny: Build, dtype: torch.dtype
-) -> None:
-    model = tiny(dropout=0.1, attention_dropout=0.1).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+def test_half_precision_keeps_the_front_end(tiny: Build, dtype: torch.dtype) -> None:
+    model = tiny()
     waveforms, lengths = torch.randn(2, 6_000).clamp(-1, 1), torch.tensor([6_000, 4_000])
     expected, _ = model.features(waveforms, lengths)
-    for _ in range(200):
-        with torch.autocast("cpu", dtype):
-            features, frame_lengths = model.features(waveforms, lengths)
-            out = model.forward_features(features, frame_lengths)
-            loss = (out.frames.float() - 1).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert loss.isfinite()
+    with torch.autocast("cpu", dtype):
+        features, _ = model.features(waveforms, lengths)
     assert features.dtype == torch.float32
     assert torch.equal(features, expected)
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @torch.no_grad()
