@@ -88,7 +88,8 @@ class QueryByExample(SuperbTask):
         for frames in queries.values():
             query = (frames - mean) / deviation
             rows.append(standardised_query_scores(query, index.scores(query)))
-        relevant = [[d in split.matches.get(q, ()) for d in documents] for q in queries]
+        matches = [set(split.matches.get(name, ())) for name in queries]
+        relevant = [[name in found for name in documents] for found in matches]
         return np.stack(rows), np.array(relevant, dtype=bool)
 
     def _value(self, scores: np.ndarray, relevant: np.ndarray) -> float:

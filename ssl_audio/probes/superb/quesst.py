@@ -17,7 +17,7 @@ class QuerySplit:
 
     queries: tuple[Path, ...]
     documents: tuple[Path, ...]
-    matches: dict[str, set[str]]
+    matches: dict[str, list[str]]
 
 
 def read_quesst(directory: Path, split: str) -> QuerySplit:
@@ -34,10 +34,10 @@ def read_quesst(directory: Path, split: str) -> QuerySplit:
     queries = _english(directory, scoring / f"language_key_{split}.lst")
     documents = _english(directory, scoring / "language_key_utterances.lst")
     truth = scoring / f"groundtruth_quesst14_{split}" / f"quesst14_{split}.rttm"
-    matches: dict[str, set[str]] = defaultdict(set)
+    matches: dict[str, list[str]] = defaultdict(list)
     for line in _read(truth).splitlines():
         if found := _FOUND.match(line):
-            matches[found[2]].add(found[1])
+            matches[found[2]].append(found[1])
     return QuerySplit(queries, documents, dict(matches))
 
 

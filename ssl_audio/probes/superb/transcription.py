@@ -176,7 +176,7 @@ class SpeechRecognition(TranscriptionTask):
     def __init__(self, folder: Path, recipe: Recipe, seed: int) -> None:
         super().__init__(folder, recipe, seed)
         self.search = BeamSearch.of(recipe.options["beam"], folder)
-        self.tested = {utterance.id for utterance in self.splits["test"]}
+        self.test_folder = folder / recipe.options["test"]
         if self.search is not None and not flashlight_is_there():
             self.warnings.append(
                 f"{self.search.lm} is not used, flashlight-text is not installed; "
@@ -190,7 +190,7 @@ class SpeechRecognition(TranscriptionTask):
 
     def predict(self, outputs: Tensor, lengths: Tensor, batch: Batch) -> list[Any]:
         greedy = super().predict(outputs, lengths, batch)
-        if self.search is None or batch.utterances[0].id not in self.tested:
+        if self.search is None or self.test_folder not in batch.utterances[0].path.parents:
             return greedy
         beams = self.search.texts(outputs, lengths, self.vocabulary)
         return [Decoded(one.greedy, text) for one, text in zip(greedy, beams, strict=True)]
