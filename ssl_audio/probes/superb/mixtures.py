@@ -42,8 +42,8 @@ def read_turns(directory: Path, chunk_sec: float | None = None) -> list[Utteranc
     speakers = dict(_columns(directory / "utt2spk", 2))
     durations = dict(_columns(directory / "reco2dur", 2))
     segments: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
-    for utterance, recording, start, stop in _columns(directory / "segments", 4):
-        segments[recording].append((speakers[utterance], float(start), float(stop)))
+    for utterance, recording, begin, end in _columns(directory / "segments", 4):
+        segments[recording].append((speakers[utterance], float(begin), float(end)))
     found = []
     for recording, path in paths:
         if path.endswith("|"):

@@ -49,17 +49,17 @@ class QueryByExample(SuperbTask):
 
     def run(self, layers: LayerStack, settings: Settings) -> TaskResult:
         failures: dict[str, None] = {}
-        grid = []
+        values = {}
         for name in layers.names:
             scored = self._scores(layers, name, self.splits["dev"], settings, failures)
-            grid.append({"layer": name, "validation": self._value(*scored)})
-        best = max(grid, key=lambda row: row["validation"])["layer"]
+            values[name] = self._value(*scored)
+        best = max(values, key=values.__getitem__)
         scores, relevant = self._scores(layers, best, self.splits["eval"], settings, failures)
         fold = FoldResult(
             {"mtwv": self._value(scores, relevant)},
             self._interval(scores, relevant),
             chosen={"layer": best, "on": "dev"},
-            grid=grid,
+            grid=[{"layer": name, "validation": value} for name, value in values.items()],
             layer_weights={},
             num_train=0,
             num_test=len(scores),

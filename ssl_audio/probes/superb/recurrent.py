@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
-def run_packed(rnn: nn.LSTM, frames: Tensor, lengths: Tensor) -> Tensor:
+def run_packed(rnn: nn.Module, frames: Tensor, lengths: Tensor) -> Tensor:
     """(B, T, D) to (B, T, H or 2 H); both directions see a clip's valid frames only."""
     packed = pack_padded_sequence(
         frames, lengths.cpu().clamp(min=1), batch_first=True, enforce_sorted=False

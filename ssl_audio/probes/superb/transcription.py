@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -97,8 +98,8 @@ class TranscriptionTask(FrameTask):
         return functional.ctc_loss(
             outputs.float().log_softmax(-1).transpose(0, 1),
             pad_sequence(targets, batch_first=True).to(outputs.device),
-            tuple(lengths.tolist()),
-            tuple(len(target) for target in targets),
+            lengths,
+            torch.tensor([len(target) for target in targets]),
             blank=BLANK,
             zero_infinity=True,
         )
@@ -122,19 +123,19 @@ class TranscriptionTask(FrameTask):
             "cer": _errors(found, wanted),
         }
 
-    def train_batches(self, epoch: int) -> list[tuple[int, ...]]:
+    def train_batches(self, epoch: int) -> list[Sequence[int]]:
         """Neighbours in the order of length, each batch from a random place on."""
         utterances, size = self.splits["train"], self.recipe.batch_size
         lengths = [_num_samples(u.path) if self.by_audio else len(u.target) for u in utterances]
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         rng = sample_generator(self.seed, "superb_order", epoch)
         starts = rng.permutation(len(order))[: -(-len(order) // size)]
-        batches = []
+        batches: list[Sequence[int]] = []
         for start in np.minimum(starts, max(0, len(order) - size)).tolist():
             batch = order[start : start + size]
             if len(batch) > 1 and _num_samples(utterances[batch[0]].path) > HALVED_SAMPLES:
                 batch = batch[: len(batch) // 2]
-            batches.append(tuple(batch))
+            batches.append(batch)
         return batches
 
     def run(self, layers: LayerStack, settings: Settings) -> TaskResult:
