@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssl_audio import audio
 from ssl_audio.files import replacing
+from ssl_audio.probes.progress import with_bar
 from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.sources import FrameSource
 from ssl_audio.probes.stream import EXTRACTOR, Failure, FeaturePooling, iter_features
@@ -35,11 +36,13 @@ class Extraction:
         source: an encoder's layers or a baseline; several layers are joined along D.
         batch_sec: padded seconds in a batch.
         cache_dir: where the vectors are kept between runs; None keeps none.
+        progress: title of a bar; empty shows none.
     """
 
     source: FrameSource
     batch_sec: float = 60.0
     cache_dir: Path | None = None
+    progress: str = ""
 
     def run(
         self,
@@ -89,9 +92,8 @@ class Extraction:
             except audio.AudioError as error:
                 failures.append(str(error))
         stored = {}
-        for found in iter_features(
-            self.source, recordings, pooling=pooling, batch_sec=self.batch_sec
-        ):
+        features = iter_features(self.source, recordings, pooling=pooling, batch_sec=self.batch_sec)
+        for found in with_bar(features, self.progress, len(recordings)):
             if isinstance(found, Failure):
                 failures.append(found.reason)
             else:

@@ -190,6 +190,8 @@ class SpeakerVerification(FrameTask):
         trials = [
             t for t in self.trials[split] if t.first in predictions and t.second in predictions
         ]
+        if not trials:
+            raise ValueError(f"no trial of split {split!r} has both of its files")
         labels = np.array([trial.same for trial in trials])
         scores = np.array([predictions[t.first] @ predictions[t.second] for t in trials])
         draws = np.random.default_rng(self.seed).integers(

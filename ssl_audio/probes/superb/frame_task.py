@@ -5,6 +5,7 @@ Axes: B clips, S samples, T frames, D channels.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ class FrameTask(SuperbTask):
             if utterance.id in predictions
         ]
         sums = {name: np.array([row[name] for row in counted]) for name in counted[0]}
-        scores = {name: float(x[:, 0].sum() / x[:, 1].sum()) for name, x in sums.items()}
+        totals = {name: x.sum(0) for name, x in sums.items()}
+        scores = {name: float(a / b) if b else math.nan for name, (a, b) in totals.items()}
         return scores, ratio_interval(*sums[self.metric].T, seed=self.seed)
 
     def read(self, utterance: Utterance, rng: np.random.Generator | None) -> np.ndarray:
@@ -101,7 +103,7 @@ class FrameTask(SuperbTask):
         samples = audio.read(utterance.path, utterance.start_sec, utterance.duration_sec)
         return samples if rng is None else random_crop(samples, utterance.max_sec, rng)
 
-    def train_batches(self, epoch: int) -> list[Sequence[int]]:
+    def train_batches(self, epoch: int) -> Sequence[Sequence[int]]:
         """Indices of training utterances, batch after batch; deterministic in (seed, epoch)."""
         rng = sample_generator(self.seed, "superb_order", epoch)
         order = rng.permutation(len(self.splits["train"])).tolist()

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
+from ssl_audio.probes.progress import with_bar
 from ssl_audio.probes.superb.featurizer import Featurizer
 from ssl_audio.probes.superb.heads import MeanPoolLinear
 
@@ -38,7 +38,10 @@ class LabelledMeans:
 
 @dataclass(frozen=True, slots=True)
 class GridTraining:
-    """How long to train, and on what batches; see ``task.Recipe``."""
+    """How long to train, and on what batches; see ``task.Recipe``.
+
+    ``progress`` is the title of a bar, empty shows none.
+    """
 
     lrs: tuple[float, ...]
     steps: int
@@ -48,7 +51,7 @@ class GridTraining:
     max_grad_norm: float = 1.0
     seed: int = 0
     device: str = "cpu"
-    progress: bool = False
+    progress: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def train_linear_grid(
     best: list[TrainedHead | None] = [None] * len(rows)
     histories: list[list[tuple[int, float]]] = [[] for _ in rows]
     steps = range(1, training.steps + 1)
-    for step in track(steps, "training linear heads", disable=not training.progress):
+    for step in with_bar(steps, training.progress):
         picked = next(batches).to(device)
         loss = slot_losses(grid(means[picked]), targets[picked], slots).sum()
         (gradient,) = torch.autograd.grad(loss, grid.flat)

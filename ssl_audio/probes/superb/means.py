@@ -1,32 +1,24 @@
-"""Layer means of utterances, in shards that a killed run finds again.
+"""Layer means of utterances.
 
 Axes: N utterances, L layers, D channels.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ssl_audio import audio
-from ssl_audio.files import replacing
+from ssl_audio.probes.embeddings import Extraction
 from ssl_audio.probes.recordings import Recording
-from ssl_audio.probes.stream import EXTRACTOR, Failure, iter_features
 from ssl_audio.probes.superb.layers import LayerStack
 from ssl_audio.probes.superb.task import Settings, Utterance
 from ssl_audio.rng import sample_generator
-
-SHARD = 2000  # utterances
 
 
 def layer_means(
@@ -40,43 +32,30 @@ def layer_means(
         settings: where to keep the means, seconds in a batch, seed of the cuts.
         gain_db: applied to the audio.
     """
-    found: dict[str, Tensor] = {}
-    failures: list[str] = []
-    for start in range(0, len(utterances), SHARD):
-        shard = utterances[start : start + SHARD]
-        path = _cache_path(layers, shard, settings, gain_db)
-        stored = _read(path)
-        if stored is None:
-            stored = _computed(layers, shard, settings, gain_db)
-            if path is not None:
-                with replacing(path) as temporary:
-                    save_file(stored[0], temporary, {"failures": json.dumps(stored[1])})
-        found |= stored[0]
-        failures += stored[1]
-    return found, failures
 
+    def opened(utterance: Utterance) -> list[Recording]:
+        file_sec = audio.info(utterance.path).duration_sec
+        kept = _cut(utterance, file_sec, settings.seed)
+        duration = kept.duration_sec or file_sec - kept.start_sec
+        gain = np.float32(10 ** (gain_db / 20))
+        return [Recording(kept.id, duration, partial(_read, kept, gain))]
 
-def _computed(
-    layers: LayerStack, utterances: Sequence[Utterance], settings: Settings, gain_db: float
-) -> tuple[dict[str, Tensor], list[str]]:
-    recordings, failures = [], []
-    gain = np.float32(10 ** (gain_db / 20))
-    for utterance in utterances:
-        try:
-            header = audio.info(utterance.path)
-        except audio.AudioError as error:
-            failures.append(str(error))
-            continue
-        kept = _cut(utterance, header.duration_sec, settings.seed)
-        duration = kept.duration_sec or header.duration_sec - kept.start_sec
-        recordings.append(Recording(kept.id, duration, partial(_read_audio, kept, gain)))
-    found = {}
-    for features in iter_features(layers, recordings, batch_sec=settings.batch_sec):
-        if isinstance(features, Failure):
-            failures.append(features.reason)
-        else:
-            found[features.id] = layers.join(features.layers)
-    return found, failures
+    def identity(utterance: Utterance) -> tuple[object, ...]:
+        stretch = utterance.start_sec, utterance.duration_sec, utterance.max_sec
+        crop_seed = None if utterance.max_sec is None else settings.seed
+        return (
+            utterance.id,
+            str(utterance.path),
+            _size(utterance.path),
+            *stretch,
+            crop_seed,
+            gain_db,
+        )
+
+    title = "layer means" if settings.progress else ""
+    extraction = Extraction(layers, settings.batch_sec, settings.cache_dir, title)
+    found, failures = extraction.run(utterances, opened, identity, "mean")
+    return {name: row.unflatten(0, (-1, layers.dim)) for name, row in found.items()}, failures
 
 
 def _cut(utterance: Utterance, file_sec: float, seed: int) -> Utterance:
@@ -90,7 +69,7 @@ def _cut(utterance: Utterance, file_sec: float, seed: int) -> Utterance:
     )
 
 
-def _read_audio(
+def _read(
     utterance: Utterance, gain: np.float32, start_sec: float, duration_sec: float | None
 ) -> np.ndarray:
     if duration_sec is None and utterance.duration_sec is not None:
@@ -98,37 +77,5 @@ def _read_audio(
     return gain * audio.read(utterance.path, utterance.start_sec + start_sec, duration_sec)
 
 
-def _read(path: Path | None) -> tuple[dict[str, Tensor], list[str]] | None:
-    """What an earlier run stored; None if there is nothing, or the file is damaged."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            failures = json.loads(file.metadata()["failures"])
-            return {name: file.get_tensor(name) for name in file.keys()}, failures  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError):
-        return None  # cut off by a full disk, say: made anew
-
-
-def _cache_path(
-    layers: LayerStack, utterances: Sequence[Utterance], settings: Settings, gain_db: float
-) -> Path | None:
-    if settings.cache_dir is None:
-        return None
-    files = [
-        (u.id, str(u.path), _size(u.path), u.start_sec, u.duration_sec, u.max_sec)
-        for u in utterances
-    ]
-    crop_seed = settings.seed if any(u.max_sec for u in utterances) else None
-    parts = ("superb", EXTRACTOR, layers.key, gain_db, crop_seed, "soxr HQ", files)
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-    return settings.cache_dir / f"superb-means-{digest}.safetensors"
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def stacked_means(found: dict[str, Tensor], utterances: Sequence[Utterance]) -> Tensor:
-    """(N, L, D) of utterances that all have means."""
-    return torch.stack([found[utterance.id] for utterance in utterances])

@@ -17,7 +17,7 @@ from ssl_audio.probes.superb.linear_grid import (
     LabelledMeans,
     train_linear_grid,
 )
-from ssl_audio.probes.superb.means import layer_means, stacked_means
+from ssl_audio.probes.superb.means import layer_means
 from ssl_audio.probes.superb.task import (
     FoldResult,
     Recipe,
@@ -76,9 +76,7 @@ class PooledTask(SuperbTask):
             raise ValueError(f"split 'train' has only one class, {classes[0][0]!r}")
         slots = [len(labels) for labels in classes]
         train, valid = (
-            LabelledMeans(
-                stacked_means(found, split), _indices(split, classes), self._weights(split)
-            )
+            LabelledMeans(_stacked(found, split), _indices(split, classes), self._weights(split))
             for split in (kept.train, kept.valid)
         )
         steps, eval_every = settings.length_of(self.recipe)
@@ -91,11 +89,11 @@ class PooledTask(SuperbTask):
             max_grad_norm=self.recipe.max_grad_norm,
             seed=settings.seed,
             device=settings.device,
-            progress=settings.progress,
+            progress=f"{type(self).__name__}: heads" if settings.progress else "",
         )
         heads = train_linear_grid(train, valid, slots, training)
         best = max(heads, key=lambda head: head.score)
-        predicted = best.predict(stacked_means(found, kept.test), slots)
+        predicted = best.predict(_stacked(found, kept.test), slots)
         hits = (predicted == _indices(kept.test, classes)).all(-1).double().numpy()
         weights = best.featurizer.weights.tolist()
         return FoldResult(
@@ -117,6 +115,10 @@ class PooledTask(SuperbTask):
             return torch.ones(len(split))
         counts = Counter(utterance.target for utterance in split)
         return torch.tensor([1 / counts[utterance.target] for utterance in split])
+
+
+def _stacked(found: dict[str, Tensor], split: Sequence[Utterance]) -> Tensor:
+    return torch.stack([found[utterance.id] for utterance in split])
 
 
 def _indices(split: Sequence[Utterance], classes: Sequence[Sequence[str]]) -> Tensor:

@@ -89,7 +89,7 @@ class Settings:
         cache_dir: keeps layer means and unfinished trainings; None keeps none.
         batch_sec: padded seconds in a batch where the task does not fix its size.
         max_steps: caps every recipe's steps, for a quick look.
-        progress: show a bar while a head trains.
+        progress: show bars.
     """
 
     protocol: ProtocolName = "ours"

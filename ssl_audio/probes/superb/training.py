@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from ssl_audio.files import replacing
+from ssl_audio.probes.progress import with_bar
 from ssl_audio.probes.superb.featurizer import Featurizer
 from ssl_audio.probes.superb.frame_task import Batch, FrameTask
 from ssl_audio.probes.superb.layers import LayerStack
@@ -79,8 +79,8 @@ def train_and_test(task: FrameTask, layers: LayerStack, settings: Settings) -> T
         run = _Run(task, layers, settings)
         done = run.restored()
         stream = task.training_stream(done * task.recipe.accumulate)
-        title = f"training {type(task).__name__}"
-        for step in track(range(done + 1, steps + 1), title, disable=not settings.progress):
+        title = f"{type(task).__name__}: heads" if settings.progress else ""
+        for step in with_bar(range(done + 1, steps + 1), title):
             run.step(step, stream)
             if step % eval_every == 0 or step == steps:
                 run.validate(step)

@@ -32,7 +32,7 @@ def test_layers_of_different_width_are_padded_to_the_widest(tiny_encoder):
     assert joined.shape == (4, 2, 50, stack.dim)
     assert stack.dim == 161
     assert frames.tolist() == [50, 25]
-    layers, _ = stack.layers(waveforms, lengths)
+    layers, _ = stack.source.layers(waveforms, lengths)
     for name, padded in zip(stack.names, joined, strict=True):
         width = layers[name].shape[-1]
         torch.testing.assert_close(padded[..., :width], layers[name])

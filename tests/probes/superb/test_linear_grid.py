@@ -86,7 +86,7 @@ def peer_logits(peer: nn.ModuleList, means: torch.Tensor) -> torch.Tensor:
 
 def test_the_layer_that_helps_gets_the_weight():
     train, valid = clusters(200, 0), clusters(100, 1)
-    training = GridTraining(lrs=(3e-2,), steps=300, eval_every=100, batch_size=32, hidden=8)
+    training = GridTraining(lrs=(3e-2,), steps=150, eval_every=50, batch_size=32, hidden=8)
     (head,) = train_linear_grid(train, valid, [3], training)
     assert head.score > 0.9
     assert head.featurizer.weights[1] > 0.8

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_audio import audio
-from ssl_audio.probes.superb import means
+from ssl_audio.probes import embeddings
 from ssl_audio.probes.superb.means import layer_means
 from ssl_audio.probes.superb.task import Settings, Utterance
 
@@ -41,7 +41,7 @@ def test_means_of_frames_do_not_depend_on_the_batch_size(utterances, layers):
 def test_a_killed_extraction_goes_on_and_a_damaged_shard_is_made_anew(
     utterances, layers, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(means, "SHARD", 2)
+    monkeypatch.setattr(embeddings, "SHARD", 2)
     utterances[1].path.write_text("broken")
     settings = Settings(cache_dir=tmp_path / "cache")
     layer_means(layers, utterances[:4], settings)  # as far as a killed run came

@@ -118,13 +118,15 @@ def test_the_table_has_the_recipes_of_the_paper():
 
 def test_the_command(root, tmp_path, capsys):
     hub.save(MfccEncoder(), tmp_path / "model")
-    arguments = ["--root", str(root), "--output", str(tmp_path / "out"), "--tasks", "asv,ic"]
+    arguments = ["--root", str(root), "--output", str(tmp_path / "out"), "--tasks", "ic,er"]
     arguments += ["--max-steps", "4", "--model", str(tmp_path / "model"), "--layer-norm"]
     cli.main(["probe", "--suite", "superb", *arguments])
     shown = capsys.readouterr().out
-    assert "eer ↓" in shown
+    assert "Probes: suite superb" in shown
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(results["scores"]) == {"trained", "untrained", "log-mel"}
+    assert results["failed"] == ["er"]
+    assert "Session1 is missing" in results["warnings"][0]
     record = results["scores"]["trained"]["ic"]
     assert (record["steps"], record["recipe_steps"]) == (4, 200_000)
     assert record["layer"] == "sum, normalised"
