@@ -52,7 +52,9 @@ def rows_of(task: XaresTask, split: str, extraction: Extraction) -> tuple[Rows, 
         lambda sample: (str(sample.tar), sample.offset, sample.size, recipe.crop_sec),
         "none" if is_frames else "mean",
     )
-    x, targets, clips = [], [], []
+    x: list[Tensor] = []
+    targets: list[np.ndarray] = []
+    clips: list[np.ndarray] = []
     for sample in samples:
         number = 0
         found = []
@@ -92,7 +94,7 @@ def _crops(sample: Sample, recipe: Recipe) -> list[Recording]:
     """Whole stretches of ``crop_sec``; a clip shorter than one is its own, as long as it is."""
     duration = sample.duration_sec
     crop = min(recipe.crop_sec or duration, duration)
-    return [_crop(sample, number, crop) for number in range(int(duration // crop))]
+    return [_crop(sample, number, crop) for number in range(int(duration / crop + 1e-6))]
 
 
 def _crop(sample: Sample, number: int, crop: float) -> Recording:

@@ -148,10 +148,10 @@ class XaresRun:
         hop_ms = 1000 / source.frame_rate
         folds: dict[str, list[dict[str, Any]]] = {head: [] for head in HEADS}
         for rotation in task.rotations:
-            parts = [joined([data[name] for name in names]) for names in rotation]
-            folds["mlp"].append(self._mlp(task, *parts, hop_ms))
+            train, valid, test = (joined([data[name] for name in names]) for names in rotation)
+            folds["mlp"].append(self._mlp(task, train, valid, test, hop_ms))
             if task.recipe.knn:
-                folds["knn"].append(self._knn(task, *parts, hop_ms))
+                folds["knn"].append(self._knn(task, train, valid, test, hop_ms))
         seconds = round(time.monotonic() - started, 2)
         records = {
             head: {**self._record(task, head, source, layer, found, warnings), "seconds": seconds}

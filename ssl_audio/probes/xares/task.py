@@ -94,9 +94,7 @@ def read_task(
     recipe = Recipe(**row)
     directory = root / name
     if not directory.is_dir():
-        raise ValueError(
-            f"not in {root}; put the tars of zenodo.org/records/{recipe.zenodo} into {directory}"
-        )
+        raise ValueError(f"no folder {directory}; zenodo.org/records/{recipe.zenodo} has its tars")
     if recipe.folds:
         patterns = {fold: recipe.folds.format(fold) for fold in recipe.fold_names}
     else:

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_audio import cli, hub
+from ssl_audio.config import CONFIG_DIR
+from ssl_audio.models.spectral import MfccEncoder
+from ssl_audio.probes.embeddings import Extraction
+from ssl_audio.probes.sources import EncoderLayers
+from ssl_audio.probes.xares.data import rows_of
+from ssl_audio.probes.xares.run import XaresRun, read_tables
+from ssl_audio.probes.xares.task import Recipe, read_task
+
+LATER = {"clotho": "needs text"}
+
+
+@pytest.fixture(scope="module")
+def source():
+    return EncoderLayers(MfccEncoder().eval(), ["last"])
+
+
+def test_rows_are_means_of_whole_crops(root, table, source):
+    task = read_task(root, "folds", table["folds"])
+    rows, failures = rows_of(task, "0", Extraction(source))
+    assert failures == []
+    crops = [int(round(sample.duration_sec / 0.15, 6)) for sample in task.splits["0"]]
+    assert np.bincount(rows.clips).tolist() == crops
+    wave = torch.tensor(task.splits["0"][0].read(0.15, 0.15))[None]
+    layers, _ = source.layers(wave, torch.tensor([wave.shape[1]]))
+    torch.testing.assert_close(rows.x[1], layers["last"][0].mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_shorter_than_a_crop_is_not_padded(root, table, source):
+    task = read_task(root, "tones", table["tones"])
+    whole, _ = rows_of(task, "test", Extraction(source))
+    longer = replace(task, recipe=replace(task.recipe, crop_sec=10.0))
+    again, _ = rows_of(longer, "test", Extraction(source))
+    torch.testing.assert_close(again.x, whole.x)
+
+
+def test_frames_have_the_labels_of_their_centres(root, table, source):
+    task = read_task(root, "events", table["events"])
+    rows, _ = rows_of(task, "test", Extraction(source))
+    sample = task.splits["test"][0]
+    first = rows.targets[rows.clips == 0]
+    assert first.sum(0) / source.frame_rate == pytest.approx([0.5] * 3, abs=0.03)
+    order = [task.labels[row.argmax()] for row in first[[5, len(first) // 2, -5]]]
+    assert order == [event.label for event in task.events_of(sample)]
+
+
+def test_a_suite_with_what_is_missing_named(root, table, source, tmp_path):
+    table |= {"absent": table["tones"]}
+    (root / "folds" / "fold-2-000000.tar").write_bytes(b"broken")
+    run = XaresRun(root, cache_dir=tmp_path / "cache")
+    results = run.suite({"mfcc": source}, table, LATER)
+    assert results["failed"] == ["folds", "absent"]
+    assert [line.split(":")[0] for line in results["warnings"]] == ["task folds", "task absent"]
+    scores = results["scores"]["mfcc"]
+    assert list(scores) == ["tones mlp", "tones knn", "events mlp"]
+    assert scores["tones knn"]["value"] == 1.0
+    assert scores["events mlp"]["value"] > 0.5
+    low, high = scores["events mlp"]["ci95"]
+    assert low <= scores["events mlp"]["value"] <= high
+    means = results["summary"]["mfcc"]
+    wanted = (3 * scores["tones mlp"]["value"] + 2 * scores["events mlp"]["value"]) / 5
+    assert means["mlp"]["weighted_average"] == pytest.approx(wanted)
+    assert means["knn"] == {"weighted_average": 1.0, "tasks": ["tones"]}
+    assert json.loads(json.dumps(results)) == results
+
+    def unused(*arguments):
+        raise AssertionError("a finished task is read, not run")
+
+    reader = EncoderLayers(source.encoder, ["last"])
+    reader.layers = unused
+    assert run.suite({"mfcc": reader}, table, LATER) == results
+
+
+def test_folds_and_protocols(root, table, source):
+    records = {
+        protocol: XaresRun(root, protocol).suite({"mfcc": source}, table, LATER, ["folds"])
+        for protocol in ("ours", "compat")
+    }
+    for protocol, results in records.items():
+        folds = results["scores"]["mfcc"]["folds mlp"]["folds"]
+        assert len(folds) == 3
+        assert protocol in results["notes"][0]
+    assert "mended" in records["ours"]["notes"][0]
+    assert records["ours"]["scores"]["mfcc"]["folds knn"]["value"] == 1.0
+    assert all(
+        fold["validation"] == fold["test"]  # compat chooses on test, and says so
+        for fold in records["compat"]["scores"]["mfcc"]["folds mlp"]["folds"]
+    )
+
+
+def test_scores_do_not_depend_on_the_batch_size(root, table, source):
+    values = []
+    for clips in (1, 4, 16):
+        run = XaresRun(root, batch_sec=1.5 * clips)  # seconds of the longest clip
+        results = run.suite({"mfcc": source}, table, LATER, ["tones", "events"])
+        records = results["scores"]["mfcc"]
+        values.append({name: record["value"] for name, record in records.items()})
+    assert len(values[0]) == 3
+    assert values[0] == values[1] == values[2]
+
+
+def test_the_sample_that_cannot_be_read_is_left_out(root, table, source):
+    task = read_task(root, "tones", table["tones"])
+    first = task.splits["test"][0]
+    data = bytearray(first.tar.read_bytes())
+    data[first.offset : first.offset + 12] = b"no riff here"
+    first.tar.write_bytes(bytes(data))
+    rows, failures = rows_of(task, "test", Extraction(source))
+    assert rows.num_clips == len(task.splits["test"]) - 1
+    assert len(failures) == 1
+    assert "clip0" in failures[0]
+
+
+def test_the_table_has_every_public_task():
+    table, later = read_tables()
+    assert len(table) + len(later) == 22
+    for row in table.values():
+        recipe = Recipe(**row)
+        patterns = (recipe.folds,) if recipe.folds else (recipe.train, recipe.valid, recipe.test)
+        assert all(pattern.endswith(".tar") for pattern in patterns)
+        assert recipe.knn == (recipe.kind == "clip" and recipe.label != "sound")
+    assert (CONFIG_DIR / "probe" / "xares.yaml").is_file()
+
+
+def test_command(root, tars, tmp_path, capsys):
+    hub.save(MfccEncoder(), tmp_path / "mfcc")
+    for seed, split in enumerate(("train", "valid", "test")):
+        path = root / "vocalsound" / f"{split}-000000.tar"
+        tars.clips(path, tmp_path, 100 * seed, key="label")
+    arguments = ["--root", str(root), "--output", str(tmp_path / "out"), "--tasks", "vocalsound"]
+    cli.main(["probe", "--model", str(tmp_path / "mfcc"), "--suite", "xares", *arguments])
+    out = capsys.readouterr().out
+    assert "clotho is not implemented" in out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {name: list(records) for name, records in results["scores"].items()} == {
+        name: ["vocalsound mlp", "vocalsound knn"] for name in ("trained", "untrained", "log-mel")
+    }
