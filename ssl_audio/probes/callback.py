@@ -156,7 +156,7 @@ class OnlineProbes(Callback):
             rank_zero_warn(f"online probes failed, training goes on: {error!r}")
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ranks.each(self._opened)  # all or none go on
+        self._open_on_all()
         fingerprint = self._opened().fingerprint()
         if self._record["suite_fingerprint"] not in (None, fingerprint):
             rank_zero_warn(
@@ -189,6 +189,7 @@ class OnlineProbes(Callback):
         step, history = trainer.global_step, self._record["history"]
         if history and history[-1]["step"] == step:
             return  # accumulation: several micro-batches see the same step
+        self._open_on_all()
         self._probe_baselines(trainer, pl_module)
         started = time.perf_counter()
         spreads: list[Spread] = []
@@ -270,6 +271,10 @@ class OnlineProbes(Callback):
             ]
         )
 
+    def _open_on_all(self) -> None:
+        """What fails on one rank must fail on all, or they would wait for each other forever."""
+        self._ranks.each(lambda: self._opened().name)
+
     def _opened(self) -> ProbeSuite:
         if self._suite is None:
             opener = self._open_suite
@@ -296,8 +301,13 @@ class OnlineProbes(Callback):
             rank_zero_warn(f"online probes: {line}")
 
     def _write(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            write_json(self.path or Path(trainer.default_root_dir) / "probes.json", self._record)
+        if not trainer.is_global_zero:
+            return
+        path = self.path or Path(trainer.default_root_dir) / "probes.json"
+        try:
+            write_json(path, self._record)
+        except OSError as error:  # the other ranks go on, so this one does
+            self._warn([f"{path} cannot be written: {error}"])
 
 
 def latest_results(record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -147,7 +147,7 @@ def probe_sources(
             for part in ranks.each(probe_share):
                 found |= part
         if cache is not None:
-            remove_features(open_sources, own, settings, cache, keys)
+            ranks.each(lambda: remove_features(open_sources, own, settings, cache, keys))
     names = [label(task, probe, probes) for task, probe in plan]
     entries = {(source, name): found[source, name] for source in sources for name in names}
     scores: dict[str, dict[str, Any]] = {source: {} for source in sources}

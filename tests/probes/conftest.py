@@ -63,7 +63,7 @@ class TinyEncoder(Encoder):
 def quick_heads(monkeypatch):
     """Heads that learn by gradient steps take fewer of them."""
     monkeypatch.setattr(heads, "HEAR_SCHEDULE", replace(heads.HEAR_SCHEDULE, max_epochs=12))
-    quick = replace(heads.SUPERB_TRAINING, steps=60, eval_every=20)
+    quick = replace(heads.SUPERB_TRAINING, steps=200, eval_every=100)
     monkeypatch.setattr(heads, "SUPERB_TRAINING", quick)
 
 
