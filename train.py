@@ -20,7 +20,7 @@ import hydra
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from ssl_audio.config import CONFIG_DIR, build_stages, check_command_line, register_resolvers
+from ssl_audio.config import CONFIG_DIR, build_stages, check_arguments, register_resolvers
 from ssl_audio.memory import keep_freed_memory
 from ssl_audio.pipeline import RunContext, run_stages
 from ssl_audio.probes.table import print_table
@@ -73,12 +73,10 @@ def main() -> None:
     register_resolvers()
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file it reads
     warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # its own affair
-    overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if overrides == sys.argv[1:]:  # flags such as --help, --cfg and --multirun are Hydra's own
-        try:
-            check_command_line(overrides)
-        except ValueError as error:
-            _fail(error)
+    try:
+        check_arguments(sys.argv[1:])
+    except ValueError as error:
+        _fail(error)
     _hydra_main()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -185,8 +187,50 @@ def construct(
         raise ConfigError(f"{key}: {_last_line(error)}") from error
 
 
-def check_command_line(overrides: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str]) -> None:
+    """``check_command_line`` of the overrides among Hydra's flags, such as --multirun and --cfg.
+
+    Of a sweep the first value of each key is tried, of a config group all values.
+
+    Raises:
+        ConfigError: as ``check_command_line``.
+    """
+    flags = get_args_parser().parse_args(arguments)
+    if flags.cfg:
+        if any(override.startswith("experiment=") for override in flags.overrides):
+            check_command_line(flags.overrides, complete=False)
+    elif flags.multirun:
+        for overrides in _sweep_samples(flags.overrides):
+            check_command_line(overrides)
+    elif not any((flags.help, flags.hydra_help, flags.info, flags.shell_completion)):
+        check_command_line(flags.overrides)
+
+
+def _sweep_samples(overrides: Sequence[str]) -> list[list[str]]:
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException:
+        return [list(overrides)]
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_discrete_sweep()
+        else [str(o.input_line)]
+        for o in parsed
+        if o.is_discrete_sweep() or not o.is_sweep_override()
+    ]
+    samples = [[choices[0] for choices in values]]
+    for index, choices in enumerate(values):
+        if (CONFIG_DIR / choices[0].split("=")[0]).is_dir():
+            first = samples[0]
+            samples += [[*first[:index], other, *first[index + 1 :]] for other in choices[1:]]
+    return samples
+
+
+def check_command_line(overrides: Sequence[str], complete: bool = True) -> None:
     """Compose what ``overrides`` ask for, only to find out what is wrong with them.
+
+    Args:
+        complete: all values must be given and resolve.
 
     Raises:
         ConfigError: unknown experiment, option or key, with the nearest that exists.
@@ -200,7 +244,7 @@ def check_command_line(overrides: Sequence[str]) -> None:
         for key in map(str, config):
             if key not in known.keys():  # noqa: SIM118 (a missing value is not "in" it)
                 raise ConfigError(f"unknown key {key}{_nearest(key, list(map(str, known)))}")
-        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from error
 

@@ -18,6 +18,7 @@ from ssl_audio.config import (
     CONFIG_DIR,
     ConfigError,
     build_stages,
+    check_arguments,
     check_command_line,
     options,
     register_resolvers,
@@ -185,6 +186,39 @@ def test_a_wrong_command_line_is_one_line(overrides, message):
         check_command_line(overrides)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--cfg job experiment=beats task.optimzer.lr=1", "did you mean task.optimizer.lr?"),
+        ("--cfg job --resolve experiment=beats sede=1", "sede is not a key of this experiment"),
+        ("--multirun experiment=beats seed=0,1 task.optimzer.lr=1", "did you mean task.optimizer"),
+        ("-m experiment=beats task.max_stepz=1,2", "did you mean task.max_steps?"),
+        ("-m experiment=beats,speer", "experiment=speer does not exist; choose one of"),
+        ("-m seed=0,1", "choose an experiment"),
+        ("-m experiment=beats data.root=[1", "'data.root=[1' is not an override"),
+    ],
+)
+def test_a_wrong_key_beside_a_flag_is_one_line_too(arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        check_arguments(arguments.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--cfg job",
+        "--cfg job experiment=spear_from_beats",  # without the teacher it cannot run, but be shown
+        "-m experiment=beats,spear_unified seed=range(0,3) hydra/launcher=basic",
+        "-m experiment=beats task.optimizer.lr=interval(0,1)",
+    ],
+)
+def test_what_hydra_can_do_is_let_through(arguments):
+    check_arguments(arguments.split())
 
 
 @pytest.mark.parametrize(
