@@ -19,7 +19,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     """Prints task, metric, and a score with its 95 % interval for each source of features."""
     sources = source_names(results)
     table = Table(title=f"Probes: suite {results['suite']}")
-    table.add_column("task")
+    table.add_column("task", overflow="fold")
     table.add_column("metric", no_wrap=True)
     for name in sources:
         table.add_column(name, justify="right")
