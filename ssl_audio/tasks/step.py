@@ -30,12 +30,10 @@ class SummedLossTask(LightningModule):
         max_skipped_steps: give up after this many non-finite steps in a row.
 
     Attributes:
-        encoder: in training, of the tasks that pre-train one.
         tokenizers: what makes the labels in the step, by name, outside of the module tree; None
             when the batches hold them.
     """
 
-    encoder: Encoder
     tokenizers: dict[str, Tokenizer] | None = None
 
     def __init__(self, seed: int, max_skipped_steps: int = 20) -> None:
@@ -130,6 +128,7 @@ class SummedLossTask(LightningModule):
 
     def finished_encoder(self) -> Encoder:
         """What a run of this task exports."""
+        assert isinstance(self.encoder, Encoder)
         return self.encoder
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
