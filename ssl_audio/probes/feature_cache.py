@@ -139,7 +139,7 @@ def _read(path: Path) -> Found | None:
             metadata = file.metadata()
             for name in file.keys():  # noqa: SIM118  the file is not a mapping
                 pooling, _, layer = name.partition("/")
-                tables.setdefault(pooling, {})[layer] = file.get_tensor(name)  # type: ignore[arg-type]
+                tables.setdefault(pooling, {})[layer] = file.get_tensor(name)
         rows = {Span(*fields): row for *fields, row in json.loads(metadata["rows"])}
         return PooledFeatures(tables, rows), json.loads(metadata["failures"])
     except (SafetensorError, OSError, ValueError, TypeError, KeyError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,7 +133,7 @@ def knn(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
             )
             return torch.from_numpy(votes).clamp(min=SHARE_FLOOR).log()
 
-        yield Candidate(layer, {"k": count}, shares("valid"), lambda f=shares: f("test"))
+        yield Candidate(layer, {"k": count}, shares("valid"), partial(shares, "test"))
 
 
 def ridge(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
@@ -201,7 +202,7 @@ def hear_mlp(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
 
         point = trained.point
         setting = {"hidden_layers": point.hidden_layers, "lr": point.lr, "init": point.init}
-        yield Candidate(data.last, setting, logits("valid"), lambda f=logits: f("test"))
+        yield Candidate(data.last, setting, logits("valid"), partial(logits, "test"))
 
 
 def superb_linear(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
@@ -229,9 +230,9 @@ def superb_linear(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]
                 return trained.head(mixed[:, None], torch.ones(len(rows), dtype=torch.int64))
 
         shares = trained.featurizer.weights.tolist()
-        setting = {"lr": trained.lr, "step": trained.step}
+        setting: dict[str, Any] = {"lr": trained.lr, "step": trained.step}
         setting[LAYER_WEIGHTS] = dict(zip(names, shares, strict=True))
-        yield Candidate(SUM, setting, logits(valid.means), lambda f=logits: f(means("test")))
+        yield Candidate(SUM, setting, logits(valid.means), partial(logits, means("test")))
 
 
 HEADS: Mapping[str, Head] = {
