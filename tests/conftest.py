@@ -1,8 +1,11 @@
-"""Shared fixtures: where the golden values and the recorded audio lie."""
+"""Shared fixtures: where golden values and recorded audio lie; whole runs of ``train.py``."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,68 @@ def reference_dir() -> Path:
 def data_dir() -> Path:
     """Recorded audio with probe tasks."""
     return shared_dir("SSL_AUDIO_DATA", ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="module")
+def train_in() -> Callable[..., Path]:
+    """``train_in(folder, name, *overrides)``: ``train.py`` in this process; the run's folder."""
+    from hydra import compose, initialize_config_dir
+
+    from ssl_audio.config import CONFIG_DIR, register_resolvers
+
+    specification = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+    assert specification is not None
+    assert specification.loader is not None
+    train = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(train)
+    register_resolvers()
+
+    def run(folder: Path, name: str, *overrides: str) -> Path:
+        places = [f"paths.runs={folder}", f"paths.cache={folder}/cache", f"name={name}"]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("train", [*overrides, *places])
+        return train.run(config)
+
+    return run
+
+
+@pytest.fixture
+def killed_at(monkeypatch) -> Callable[..., object]:
+    """``with killed_at(task, step):`` the process ends in that training step of the task."""
+
+    class Killed(Exception):
+        pass
+
+    @contextmanager
+    def install(task: type, step: int) -> Iterator[None]:
+        whole = task.training_step  # type: ignore[attr-defined]
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step == step:
+                raise Killed
+            return whole(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(task, "training_step", training_step)
+            with pytest.raises(Killed):
+                yield
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def logged() -> Callable[[Path], dict[str, dict[int, float]]]:
+    """``logged(stage)``: tag to step to value; of a step logged twice the later value."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def read(stage: Path) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        files = stage.glob("tensorboard/events.*")
+        for file in sorted(files, key=lambda path: path.stat().st_mtime):
+            log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+            for tag in log.Tags()["scalars"]:
+                if tag.startswith("train/"):
+                    found.setdefault(tag, {}).update({e.step: e.value for e in log.Scalars(tag)})
+        return found
+
+    return read

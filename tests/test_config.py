@@ -33,19 +33,28 @@ EXPERIMENTS = options("experiment")
 NEEDED = {
     "finetune": ["model.source=ENCODER", "data.root=DIR", "data.task=TASK"],
     "finetune_multilabel": ["model.source=ENCODER", "data.root=DIR", "data.task=TASK"],
+    "sdhubert": ["model.source=ENCODER"],
     "spear_from_beats": ["teacher=ENCODER"],
+    "sylber": ["source=ENCODER"],
+    "sylber_from_sdhubert": ["source=ENCODER"],
     "units": ["encoder=ENCODER"],
 }
 SPEAR = ["speech_quantizer", "audio_quantizer", "tokens", "student", "probe"]
 BEATS = [f"{name}_{i}" for i in (1, 2) for name in ("tokenizer", "tokens", "encoder")] + ["probe"]
+HUBERT = [f"{name}_{i}" for i in (1, 2) for name in ("units", "tokens", "hubert")]
+SYLBER = ["segments", "segment_labels", "stage_1", "stage_2", "units", "segmentation", "probe"]
 STAGES = {
     "beats": BEATS,
     "finetune": ["finetune"],
     "finetune_multilabel": ["finetune"],
+    "hubert": [*HUBERT, "probe"],
+    "sdhubert": ["sdhubert", "probe"],
     "spear_audio": SPEAR[1:],
     "spear_from_beats": SPEAR,
     "spear_speech": [SPEAR[0], *SPEAR[2:]],
     "spear_unified": SPEAR,
+    "sylber": ["sdhubert", *SYLBER],
+    "sylber_from_sdhubert": SYLBER,
     "units": ["units", "segmentation"],
 }
 SCALES = [
@@ -98,7 +107,10 @@ def test_every_experiment_composes_at_every_scale(experiment, scale):
     check_command_line(overrides)
     config = resolved(*overrides)
     assert (config["experiment_name"], config["scale_name"]) == (experiment, scale)
-    assert list(build_stages(composed(*overrides, "tokens=stored"))) == STAGES[experiment]
+    expected = STAGES[experiment]
+    if (experiment, scale) == ("sylber", "demo"):  # from nothing
+        expected = HUBERT + expected
+    assert list(build_stages(composed(*overrides, "tokens=stored"))) == expected
 
 
 def test_beats_takes_any_number_of_iterations():

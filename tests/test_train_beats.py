@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -16,11 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_audio import audio, hub
-from ssl_audio.config import CONFIG_DIR, register_resolvers
 from ssl_audio.models import BeatsEncoder
 from ssl_audio.tasks.beats import BeatsTask
 from ssl_audio.tasks.distillation import DistillationTask
@@ -99,10 +95,6 @@ SPEAR = [
 ]
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     """20 tones with noise; those of probes/toy are labelled by pitch."""
@@ -125,41 +117,14 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(corpus, tmp_path_factory):
+def run(train_in, corpus, tmp_path_factory):
     """``run(name, *overrides)``: a run in this process; returns its folder."""
-    specification = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-    assert specification is not None
-    assert specification.loader is not None
-    train = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(train)
-    register_resolvers()
     folder = tmp_path_factory.mktemp("runs")
 
     def start(name: str, *overrides: str) -> Path:
-        places = [f"paths.runs={folder}", f"paths.cache={folder}/cache", f"data.root={corpus}"]
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("train", [*overrides, *SHORT, *places, f"name={name}"])
-        return train.run(config)
+        return train_in(folder, name, *overrides, *SHORT, f"data.root={corpus}")
 
     return start
-
-
-@pytest.fixture
-def kill_at(monkeypatch):
-    """``kill_at(task, step)``: the process ends in that training step of the task."""
-
-    def install(task: type, step: int) -> None:
-        whole = task.training_step
-
-        def killed(self, batch, batch_idx):
-            if self.global_step == step:
-                raise Killed
-            return whole(self, batch, batch_idx)
-
-        monkeypatch.setattr(task, "training_step", killed)
-
-    yield install
-    monkeypatch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -167,18 +132,7 @@ def whole(run) -> Path:
     return run("whole", *BEATS)
 
 
-def losses(stage: Path) -> dict[str, dict[int, float]]:
-    """What the stage logged: tag to step to value; of a step logged twice the later value."""
-    found: dict[str, dict[int, float]] = {}
-    for file in sorted(stage.glob("tensorboard/events.*"), key=lambda path: path.stat().st_mtime):
-        log = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
-        for tag in log.Tags()["scalars"]:
-            if tag.startswith("train/"):
-                found.setdefault(tag, {}).update({e.step: e.value for e in log.Scalars(tag)})
-    return found
-
-
-def test_two_iterations_leave_their_tokenizers_and_encoders(whole):
+def test_two_iterations_leave_their_tokenizers_and_encoders(whole, logged):
     first = hub.load_tokenizer(whole / "tokenizer_1" / "export")
     second = hub.load_tokenizer(whole / "tokenizer_2" / "export")
     assert isinstance(first, RandomProjectionTokenizer)
@@ -189,28 +143,26 @@ def test_two_iterations_leave_their_tokenizers_and_encoders(whole):
     assert hub.content_hash(encoders[0]) != hub.content_hash(encoders[1])
     made_of = json.loads((whole / "tokenizer_2" / "done.json").read_text())["parents"]
     assert made_of == {"encoder_1": hub.content_hash(encoders[0])}
-    assert len(losses(whole / "encoder_2")["train/loss"]) == STEPS
+    assert len(logged(whole / "encoder_2")["train/loss"]) == STEPS
 
 
-def test_a_run_killed_in_two_stages_goes_on_exactly(run, whole, kill_at, monkeypatch, capsys):
+def test_a_run_killed_in_two_stages_goes_on_exactly(run, whole, killed_at, logged, capsys):
     for task in (BeatsTask, DistillationTask):
-        kill_at(task, EVERY + 1)
-        with pytest.raises(Killed):
+        with killed_at(task, EVERY + 1):
             run("killed", *BEATS)
-        monkeypatch.undo()
     killed = run("killed", *BEATS)
     assert capsys.readouterr().out.count("resuming from") == 2
     for stage in ("encoder_1", "tokenizer_2", "encoder_2"):
-        assert losses(killed / stage) == losses(whole / stage), stage
+        assert logged(killed / stage) == logged(whole / stage), stage
         exports = [folder / stage / "export" for folder in (killed, whole)]
         assert hub.content_hash(exports[0]) == hub.content_hash(exports[1]), stage
 
 
-def test_online_labels_train_alike(run, whole):
+def test_online_labels_train_alike(run, whole, logged):
     online = run("online", *BEATS, "tokens=online", "iterations=1")
     assert not (online / "tokens_1").exists()
-    expected = losses(whole / "encoder_1")["train/loss"]
-    assert losses(online / "encoder_1")["train/loss"] == pytest.approx(expected, rel=1e-6)
+    expected = logged(whole / "encoder_1")["train/loss"]
+    assert logged(online / "encoder_1")["train/loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_warm_start_begins_with_the_encoder_before(run, whole, monkeypatch):
@@ -225,7 +177,7 @@ def test_a_warm_start_begins_with_the_encoder_before(run, whole, monkeypatch):
 
 
 @pytest.mark.parametrize("tokens", ["stored", "online"])
-def test_spear_learns_from_an_encoder_of_ours(run, whole, corpus, tokens):
+def test_spear_learns_from_an_encoder_of_ours(run, whole, corpus, tokens, logged):
     teacher = whole / "encoder_2" / "export"
     arguments = [f"teacher={teacher}", f"data.speech_root={corpus}", f"tokens={tokens}"]
     folder = run(f"spear_{tokens}", *SPEAR, *arguments)
@@ -234,11 +186,11 @@ def test_spear_learns_from_an_encoder_of_ours(run, whole, corpus, tokens):
     assert tokenizer.frame_rate == 6.25  # rows of 160 ms, not their eight patches one by one
     assert tokenizer.quantizer.dim == 8 * 16
     assert hub.load_encoder(folder / "student" / "export").kind == "zipformer"
-    seen = losses(folder / "student")["train/loss"]
+    seen = logged(folder / "student")["train/loss"]
     assert len(seen) == STEPS
     assert all(np.isfinite(list(seen.values())))
     if tokens == "online":
-        stored = losses(folder.with_name("spear_stored") / "student")["train/loss"]
+        stored = logged(folder.with_name("spear_stored") / "student")["train/loss"]
         assert seen == pytest.approx(stored, rel=1e-5)
 
 
@@ -261,14 +213,12 @@ def test_fine_tuning_leaves_the_best_encoder_with_its_classifier_and_scores(fine
     assert names == {"best.ckpt", f"step={STEPS}.ckpt", f"step={STEPS - EVERY}.ckpt"}
 
 
-def test_killed_fine_tuning_goes_on_exactly(run, whole, finetuned, kill_at, monkeypatch):
+def test_killed_fine_tuning_goes_on_exactly(run, whole, finetuned, killed_at, logged):
     arguments = [*FINETUNE, f"model.source={whole}/encoder_2/export"]
-    kill_at(FinetuneTask, EVERY + 1)
-    with pytest.raises(Killed):
+    with killed_at(FinetuneTask, EVERY + 1):
         run("finetune_killed", *arguments)
-    monkeypatch.undo()
     killed = run("finetune_killed", *arguments)
-    assert losses(killed / "finetune") == losses(finetuned / "finetune")
+    assert logged(killed / "finetune") == logged(finetuned / "finetune")
     results = [
         json.loads((folder / "finetune" / "results.json").read_text())
         for folder in (killed, finetuned)
