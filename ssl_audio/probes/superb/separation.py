@@ -55,8 +55,8 @@ class Spectrogram:
     def inverse(self, spectra: Tensor, num_samples: int) -> Tensor:
         """(..., T, F) complex to (..., N)."""
         flat = spectra.flatten(0, -3).mT
-        waveforms = torch.istft(flat, **self._arguments(flat), length=num_samples + self.window)
-        return waveforms[:, :num_samples].unflatten(0, spectra.shape[:-2])
+        waveforms = torch.istft(flat, **self._arguments(flat), length=num_samples)
+        return waveforms.unflatten(0, spectra.shape[:-2])
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Frames centred inside a clip."""
