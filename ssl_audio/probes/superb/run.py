@@ -117,9 +117,11 @@ class SuperbRun:
             except ValueError as error:
                 warnings.append(f"task {task_name}: {error}")
                 continue
+            # A task is its data and its recipe: what its constructor has read, before it runs.
+            identity = repr((task_name, sorted(vars(task).items())))
             for name, layers in stacks.items():
                 try:
-                    record = self.task(task_name, task, recipe, layers)
+                    record = self.task(task_name, task, recipe, layers, identity)
                 except ValueError as error:
                     warnings.append(f"task {task_name}, {name}: {error}")
                     continue
@@ -139,14 +141,17 @@ class SuperbRun:
         }
 
     def task(
-        self, name: str, task: SuperbTask, recipe: Recipe, layers: LayerStack
+        self, name: str, task: SuperbTask, recipe: Recipe, layers: LayerStack, identity: str
     ) -> dict[str, Any]:
         """The record of one task, from the cache if an equal run is stored there.
+
+        Args:
+            identity: of the task, part of the key.
 
         Raises:
             ValueError: the data cannot be used.
         """
-        path = self._record_path(name, task, layers)
+        path = self._record_path(identity, layers)
         if path is not None and path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         started = time.monotonic()
@@ -185,13 +190,12 @@ class SuperbRun:
             "warnings": _shortened(result.warnings),
         }
 
-    def _record_path(self, name: str, task: SuperbTask, layers: LayerStack) -> Path | None:
+    def _record_path(self, identity: str, layers: LayerStack) -> Path | None:
         settings = self.settings
         if settings.cache_dir is None:
             return None
-        # A task is its data and its recipe: all of what its constructor has read.
-        parts = (VERSION, name, settings.protocol, settings.seed, settings.max_steps, layers.key)
-        digest = hashlib.sha256(repr((parts, sorted(vars(task).items()))).encode()).hexdigest()
+        parts = (VERSION, identity, settings.protocol, settings.seed, settings.max_steps)
+        digest = hashlib.sha256(repr((*parts, layers.key)).encode()).hexdigest()
         return settings.cache_dir / f"superb-{digest[:24]}.json"
 
 

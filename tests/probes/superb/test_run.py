@@ -9,7 +9,7 @@ import yaml
 from ssl_audio import cli, hub
 from ssl_audio.config import CONFIG_DIR
 from ssl_audio.models.spectral import MfccEncoder
-from ssl_audio.probes.sources import EncoderLayers
+from ssl_audio.probes.sources import EncoderLayers, LogMelFrames
 from ssl_audio.probes.superb.run import TASKS, SuperbRun, read_tables
 from ssl_audio.probes.superb.task import Recipe, Settings
 
@@ -64,6 +64,18 @@ def test_a_second_run_reads_the_first_and_equals_it(root, source, tmp_path):
     assert fresh == first
     cached.suite({"mfcc": source}, tiny_table("ic", steps=31), NONE)  # another recipe
     assert len(list((tmp_path / "cache").glob("superb-[!m]*.json"))) == 2
+
+
+def test_a_task_keeps_its_key_while_it_runs(root, source, tmp_path):
+    tiny = {"min_train_sec": 0.2, "max_train_sec": 0.5, "valid_speakers": 3, "valid_trials": 20}
+    table = tiny_table("asv", steps=2, eval_every=2, width=8, pooled=12, **tiny)
+    cached = SuperbRun(root, Settings(cache_dir=tmp_path / "cache"))
+    sources = {"mfcc": source, "log-mel": LogMelFrames()}
+    first = cached.suite(sources, table, NONE)
+    assert all(first["scores"].values())
+    records = sorted((tmp_path / "cache").glob("superb-*.json"))
+    assert cached.suite(sources, table, NONE) == first
+    assert sorted((tmp_path / "cache").glob("superb-*.json")) == records
 
 
 def test_scores_do_not_depend_on_the_batch_size(root, source):
