@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ssl_audio.probes.sources import FrameSource
 
 Results = dict[str, Any]  # see ssl_audio.probes.runner
 
@@ -44,7 +47,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--max-clips", type=int, help="demo, folder: training clips of a task")
     command.add_argument("--protocol", choices=("ours", "heareval", "compat"), default="ours")
-    command.add_argument("--seed", type=int, default=42, help="of weights and orders")
+    command.add_argument("--seed", type=int, default=42, help="of heads and orders")
+    command.add_argument(
+        "--untrained-seed", type=int, default=0, help="of the untrained encoder: the run's seed"
+    )
     command.add_argument("--bf16", action="store_true", help="hear: hidden weights in bfloat16")
     command.add_argument("--max-steps", type=int, help="superb: most steps of a head")
     command.add_argument(
@@ -136,6 +142,7 @@ def _linear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
     from ssl_audio.devices import default_device
     from ssl_audio.probes.classify import ProbeSettings
     from ssl_audio.probes.runner import run_probes
+    from ssl_audio.probes.sources import untrained_twin
     from ssl_audio.probes.suites import open_suite
 
     suite = open_suite(arguments.suite, arguments.root, tasks, arguments.max_clips)
@@ -144,6 +151,7 @@ def _linear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
     return run_probes(
         encoder,
         suite,
+        untrained=untrained_twin(encoder, arguments.untrained_seed),
         layers=layers,
         probes=arguments.probes.split(","),
         settings=ProbeSettings(patches=arguments.patches),
@@ -171,6 +179,16 @@ def _kind(arguments: argparse.Namespace) -> str:
     return "folder" if root.name == "probes" or (root / "probes").is_dir() else "demo"
 
 
+def _sources(arguments: argparse.Namespace, layer: str) -> Mapping[str, FrameSource]:
+    """The encoder and its baselines."""
+    from ssl_audio import hub
+    from ssl_audio.devices import default_device
+    from ssl_audio.probes.hear.run import encoder_and_baselines
+
+    encoder = hub.load_encoder(arguments.model).to(default_device(arguments.device))
+    return encoder_and_baselines(encoder, layer, arguments.untrained_seed, arguments.patches)
+
+
 def _hear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
     from ssl_audio.probes.hear.folder import METADATA_FILE
 
@@ -178,10 +196,9 @@ def _hear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
 
 
 def _hear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
-    from ssl_audio import hub
     from ssl_audio.devices import default_device
     from ssl_audio.probes.hear.leaderboard import read_table
-    from ssl_audio.probes.hear.run import HearRun, encoder_and_baselines
+    from ssl_audio.probes.hear.run import HearRun
 
     device = default_device(arguments.device)
     hear = HearRun(
@@ -192,10 +209,8 @@ def _hear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results
         device=device,
         bf16=arguments.bf16,
     )
-    encoder = hub.load_encoder(arguments.model).to(device)
     layer = arguments.layers or "last"
-    sources = encoder_and_baselines(encoder, layer, patches=arguments.patches)
-    return hear.suite(sources, read_table(), tasks, layer)
+    return hear.suite(_sources(arguments, layer), read_table(), tasks, layer)
 
 
 def _syllable_tasks(arguments: argparse.Namespace) -> Sequence[str]:
@@ -208,6 +223,7 @@ def _syllables(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Re
     from ssl_audio import hub
     from ssl_audio.devices import default_device
     from ssl_audio.models.encoder import Encoder
+    from ssl_audio.probes.sources import untrained_twin
     from ssl_audio.probes.syllable_corpora import syllable_corpora
     from ssl_audio.probes.syllable_suite import SyllableSettings, probe_syllables
     from ssl_audio.tokenizers import SyllableTokenizer
@@ -220,14 +236,15 @@ def _syllables(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Re
                 f"{arguments.model} is a tokenizer of kind {tokenizer.kind!r}; suite syllables "
                 "needs an encoder or one of kind 'syllables'"
             )
-        model = tokenizer
+        model, encoder = tokenizer, tokenizer.encoder
     else:
-        model = hub.load_encoder(arguments.model)
-    last = arguments.layers in (None, "last")
+        model = encoder = hub.load_encoder(arguments.model)
+    last, device = arguments.layers in (None, "last"), default_device(arguments.device)
     return probe_syllables(
-        model.to(default_device(arguments.device)),
+        model.to(device),
         syllable_corpora(arguments.root, tasks),
         layer=None if last else int(arguments.layers),
+        untrained=untrained_twin(encoder, arguments.untrained_seed).to(device),
         settings=SyllableSettings(seed=arguments.seed),
     )
 
@@ -239,9 +256,8 @@ def _superb_tasks(arguments: argparse.Namespace) -> Sequence[str]:
 
 
 def _superb(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
-    from ssl_audio import hub
     from ssl_audio.devices import default_device
-    from ssl_audio.probes.hear.run import CONCAT, encoder_and_baselines
+    from ssl_audio.probes.hear.run import CONCAT
     from ssl_audio.probes.superb.run import SuperbRun, read_tables
     from ssl_audio.probes.superb.task import Settings
 
@@ -257,11 +273,9 @@ def _superb(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
         progress=arguments.progress,
     )
     superb = SuperbRun(Path(arguments.root), settings, arguments.layer_norm)
-    encoder = hub.load_encoder(arguments.model).to(device)
     every = arguments.layers in (None, "sum", "all")
     layer = CONCAT if every else arguments.layers
-    sources = encoder_and_baselines(encoder, layer, patches=arguments.patches)
-    return superb.suite(sources, *read_tables(), tasks)
+    return superb.suite(_sources(arguments, layer), *read_tables(), tasks)
 
 
 def _xares_tasks(arguments: argparse.Namespace) -> Sequence[str]:
@@ -271,18 +285,14 @@ def _xares_tasks(arguments: argparse.Namespace) -> Sequence[str]:
 
 
 def _xares(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
-    from ssl_audio import hub
     from ssl_audio.devices import default_device
-    from ssl_audio.probes.hear.run import encoder_and_baselines
     from ssl_audio.probes.xares.run import XaresRun, read_tables
 
     device = default_device(arguments.device)
     root = Path(arguments.root)
     xares = XaresRun(root, arguments.protocol, arguments.cache, arguments.seed, device)
-    encoder = hub.load_encoder(arguments.model).to(device)
     layer = arguments.layers or "last"
-    sources = encoder_and_baselines(encoder, layer, patches=arguments.patches)
-    return xares.suite(sources, *read_tables(), tasks, layer)
+    return xares.suite(_sources(arguments, layer), *read_tables(), tasks, layer)
 
 
 SUITES = {
