@@ -122,7 +122,7 @@ def test_complete_runs_lie_in_the_band(metric_cases) -> None:
         data = {name: make(part, problem) for name, part in case["inputs"].items()}
         rotations = data_splits(list(data), "trainvaltest")
         found = [
-            run_rotations(problem, data, rotations, protocol="heareval", seed=seed, bf16=True)[0]
+            run_rotations(problem, data, rotations, protocol="heareval", seed=seed)[0]
             for seed in range(3)
         ]
         want = case["reference_scores"]

@@ -125,12 +125,13 @@ class EventScorer:
         self.grid, self.whole_last_frame = grid, whole_last_frame
 
     def best(self, probabilities: np.ndarray) -> tuple[float, PostProcessing]:
+        """Of equals the one with the larger values, as the kit sorts them."""
         tried = []
         for values in itertools.product(*self.grid.values()):
             choice = dict(zip(self.grid, values, strict=True))
             value = self._scores(self.names[:1], probabilities, choice)[self.names[0]]
             tried.append((_comparable(self.names[0], value), choice))
-        return max(tried, key=lambda pair: pair[0])
+        return max(tried, key=lambda pair: (pair[0], *pair[1].values()))
 
     def all(self, probabilities: np.ndarray, choice: PostProcessing) -> dict[str, float]:
         return self._scores(self.names, probabilities, choice)

@@ -38,6 +38,14 @@ def test_validation_chooses_the_post_processing():
     ] == pytest.approx(2 / 3)
 
 
+def test_of_equal_post_processings_the_larger_values_are_kept():
+    longer = perfect()
+    longer[5:45, 0] = 1  # now both events last longer than 500 ms
+    score, choice = event_scorer().best(longer)
+    assert score == 1.0
+    assert choice == {"median_filter_ms": 0.0, "min_duration": 500.0}
+
+
 def test_nothing_predicted_scores_zero():
     scores = event_scorer().all(np.zeros((100, 2)), {"median_filter_ms": 0.0, "min_duration": 0.0})
     assert scores == {"event_onset_200ms_fms": 0.0, "segment_1s_er": 1.0}
