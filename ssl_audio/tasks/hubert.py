@@ -39,7 +39,8 @@ class UnitHead(nn.Module):
     def __init__(self, dim: int, num_units: int, projection_dim: int, temperature: float) -> None:
         super().__init__()
         self.projection = nn.Linear(dim, projection_dim)
-        self.embedding = nn.Parameter(torch.empty(num_units, projection_dim).uniform_())
+        # Centred, unlike the original's uniform in 0 .. 1, where all units begin in one direction.
+        self.embedding = nn.Parameter(torch.empty(num_units, projection_dim).normal_())
         self.temperature = temperature
 
     def forward(self, frames: Tensor) -> Tensor:
