@@ -144,7 +144,7 @@ class SylberTask(AdamWTask):
         super().on_fit_start()
         threshold = self.norm_threshold
         if isinstance(threshold, NormThreshold) and not threshold.is_fitted:
-            found = fit_norm_statistics(self._teacher_norms()) if self.global_rank == 0 else None
+            found = fit_norm_statistics(self._teacher_norms()) if self.global_rank == 0 else {}
             threshold.fit(self.trainer.strategy.broadcast(found))
 
     @torch.no_grad()
