@@ -1,9 +1,12 @@
-"""Shared fixtures: where golden values and recorded audio lie; whole runs of ``train.py``."""
+"""Shared fixtures: golden values and recorded audio, whole runs of ``train.py``, two real ranks."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +37,37 @@ def reference_dir() -> Path:
 def data_dir() -> Path:
     """Recorded audio with probe tasks."""
     return shared_dir("SSL_AUDIO_DATA", ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks() -> Callable[..., str]:
+    """``on_two_ranks(program, *arguments)``: the script as two gloo ranks; their standard error."""
+
+    def run(program: Path, *arguments: Path) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        environment = {**os.environ, **group, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(program), *map(str, arguments)],
+                env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+                stderr=subprocess.PIPE,
+            )
+            for rank in ("0", "1")
+        ]
+        printed = []
+        try:
+            for process in ranks:
+                printed.append(process.communicate(timeout=300)[1].decode())
+                assert process.returncode == 0, printed[-1][-3000:]
+        finally:
+            for process in ranks:
+                process.kill()
+        return "".join(printed)
+
+    return run
 
 
 @pytest.fixture(scope="module")

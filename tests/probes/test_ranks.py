@@ -1,10 +1,6 @@
 """Two real ranks share the probing."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,35 +11,11 @@ PROGRAM = Path(__file__).with_name("ranks_program.py")
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(on_two_ranks, tmp_path_factory):
     output = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(output)],
-            env=environment | {"LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    errors = []
-    try:
-        for process in processes:
-            errors.append(process.communicate(timeout=300)[1].decode())
-            assert process.returncode == 0, errors[-1][-2000:]
-    finally:
-        for process in processes:
-            process.kill()
+    errors = on_two_ranks(PROGRAM, output)
     found = [json.loads((output / f"rank{rank}.json").read_text()) for rank in range(2)]
-    return found, "".join(errors)
+    return found, errors
 
 
 def without_times(results):

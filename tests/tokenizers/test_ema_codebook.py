@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,34 +21,10 @@ def program():
     return SimpleNamespace(**runpy.run_path(str(PROGRAM)))
 
 
-def run_two_ranks(output):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    base = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(PROGRAM), str(output)]
-    ranks = [
-        subprocess.Popen(command, env=base | {"RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        for process in ranks:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors.decode()[-2000:]
-    finally:
-        for process in ranks:
-            process.kill()
-    return [torch.load(output / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-
-
 @pytest.mark.ddp
-def test_two_ranks_hold_the_rows_of_one_process(program, tmp_path):
-    first, second = run_two_ranks(tmp_path)
+def test_two_ranks_hold_the_rows_of_one_process(program, on_two_ranks, tmp_path):
+    on_two_ranks(PROGRAM, tmp_path)
+    first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2))
     for revive, state in first.items():
         for name, tensor in state.items():
             assert torch.equal(tensor, second[revive][name]), (revive, name)
