@@ -292,4 +292,6 @@ def test_two_ranks_killed_and_resumed_are_one_with_twice_the_micro_batches(run, 
         hub.load_encoder(path / "encoder_1" / "export").state_dict() for path in (folder, alone)
     )
     for name, x in first.items():
-        torch.testing.assert_close(x, second[name], atol=1e-5, rtol=1e-4, msg=name)
+        # A bias of the keys changes no attention: its gradient is rounding, which Adam magnifies.
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(x, second[name], atol=1e-5, rtol=1e-4, msg=name)
