@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 COLUMNS = ("trained", "untrained", "log-mel")
+FILE_WIDTH = 200  # characters of a line where no terminal's width is known
 FAILED = "failed"  # instead of a metric: no source has a score, a warning says why
 
 
@@ -36,6 +37,8 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         table.add_row(task, FAILED, *["-"] * (len(sources) + 1))
     table.caption = summary(results)
     console = console or Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     console.print(table)
     for line in results.get("notes", ()):
         console.print(line, highlight=False, markup=False)

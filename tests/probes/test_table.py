@@ -38,6 +38,14 @@ def test_the_table_shows_scores_spread_and_what_was_left_out():
     assert "left out: clip [7]: truncated" in text
 
 
+def test_a_table_in_a_file_folds_no_name():
+    name = "a_task_with_a_name_of_more_than_forty_characters"
+    scores = {f"encoder {i}": {name: record(0.5)} for i in range(6)}
+    console = Console(file=io.StringIO())
+    print_table({"suite": "demo", "scores": scores}, console)
+    assert name in console.file.getvalue()
+
+
 def test_markdown_has_one_row_per_task_and_a_dash_where_a_score_is_missing():
     scores = {**RESULTS["scores"], "untrained": {"pitch": record(0.8)}}
     lines = markdown_table({**RESULTS, "scores": scores}).splitlines()
