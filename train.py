@@ -20,7 +20,13 @@ import hydra
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from ssl_audio.config import CONFIG_DIR, build_stages, check_arguments, register_resolvers
+from ssl_audio.config import (
+    CONFIG_DIR,
+    build_stages,
+    check_arguments,
+    overrides_first,
+    register_resolvers,
+)
 from ssl_audio.memory import keep_freed_memory
 from ssl_audio.pipeline import RunContext, run_stages
 from ssl_audio.probes.table import print_table
@@ -73,6 +79,7 @@ def main() -> None:
     register_resolvers()
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file it reads
     warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # its own affair
+    sys.argv[1:] = overrides_first(sys.argv[1:])
     try:
         check_arguments(sys.argv[1:])
     except ValueError as error:

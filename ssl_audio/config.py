@@ -187,6 +187,18 @@ def construct(
         raise ConfigError(f"{key}: {_last_line(error)}") from error
 
 
+def overrides_first(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line with all overrides before the flags.
+
+    Hydra's parser refuses overrides on both sides of a flag: ``scale=base --multirun seed=0,1``.
+    """
+
+    def is_flag(word: str) -> bool:
+        return word.startswith("-") or ("=" not in word and not word.startswith("~"))
+
+    return sorted(arguments, key=is_flag)
+
+
 def check_arguments(arguments: Sequence[str]) -> None:
     """``check_command_line`` of the overrides among Hydra's flags, such as --multirun and --cfg.
 

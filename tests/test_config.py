@@ -21,6 +21,7 @@ from ssl_audio.config import (
     check_arguments,
     check_command_line,
     options,
+    overrides_first,
     register_resolvers,
 )
 
@@ -217,6 +218,13 @@ def test_a_wrong_key_beside_a_flag_is_one_line_too(arguments, message):
         check_arguments(arguments.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_overrides_may_stand_on_both_sides_of_a_flag():
+    words = ["experiment=beats", "--cfg", "job", "~callbacks", "scale=base", "--config-dir=x"]
+    expected = ["experiment=beats", "~callbacks", "scale=base", "--cfg", "job", "--config-dir=x"]
+    assert overrides_first(words) == expected
+    check_arguments(expected)
 
 
 @pytest.mark.parametrize(

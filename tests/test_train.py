@@ -337,7 +337,7 @@ def test_a_dry_run_builds_the_published_architecture(program, capsys):
 
 def test_a_sweep_gives_a_folder_to_each_of_its_runs(program):
     arguments = program.overrides("data.num_workers=0", "task.max_steps=1")
-    program.finish("--multirun", "seed=0,1", "hydra/launcher=basic", *arguments)
+    program.finish(*arguments, "--multirun", "seed=0,1", "hydra/launcher=basic")
     runs = sorted((program.folder / "runs").glob("spear_unified-demo-*"))
     assert len(runs) == 2
     seeds = [json.loads((run / "student" / "done.json").read_text())["config"] for run in runs]
