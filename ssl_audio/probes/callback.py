@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ssl_audio.callbacks.figures import draw_layer_weights
+from ssl_audio.callbacks.progress import bar_of
 from ssl_audio.files import write_json
 from ssl_audio.models.ema import EMA
 from ssl_audio.models.encoder import Encoder
@@ -179,7 +180,7 @@ class OnlineProbes(Callback):
                 missing[name] = self._layers_of(fresh)
             elif name == LOG_MEL:
                 missing[name] = LogMelFrames(device=pl_module.device)
-        results = self._probed(missing, self.cache_dir)
+        results = self._probed(trainer, missing, self.cache_dir)
         self._record |= {key: results[key] for key in ("suite", "settings")}
         self._record["baselines"] |= results["scores"]
         self._warn(results["warnings"])
@@ -194,6 +195,7 @@ class OnlineProbes(Callback):
         started = time.perf_counter()
         spreads: list[Spread] = []
         results = self._probed(
+            trainer,
             {TRAINED: self._layers_of(self._encoder(pl_module))},
             on_features=lambda _, table: spreads.append(spread_of_clips(table)),
         )
@@ -219,20 +221,23 @@ class OnlineProbes(Callback):
 
     def _probed(
         self,
+        trainer: Trainer,
         sources: Mapping[str, FrameSource],
         cache_dir: str | Path | None = None,
         on_features: Callable[[str, PooledFeatures], None] | None = None,
     ) -> dict[str, Any]:
         share = self._record["share"]
-        return probe_sources(
-            sources,
-            self._opened().thinned(lambda count: max(1, math.ceil(share * count))),
-            probes=self.probes,
-            settings=self.settings,
-            cache_dir=cache_dir,
-            ranks=self._ranks,
-            on_features=on_features,
-        )
+        with bar_of(trainer, "Probing") as advance:
+            return probe_sources(
+                sources,
+                self._opened().thinned(lambda count: max(1, math.ceil(share * count))),
+                probes=self.probes,
+                settings=self.settings,
+                cache_dir=cache_dir,
+                on_progress=advance,
+                ranks=self._ranks,
+                on_features=on_features,
+            )
 
     def _tokens(self, pl_module: LightningModule) -> dict[str, Any]:
         """Statistics of every tokenizer of the task; those outside its modules never change."""

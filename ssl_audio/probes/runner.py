@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ssl_audio.probes.classify import BOUNDARIES, LINEAR, PROBES, ProbeSettings,
 from ssl_audio.probes.feature_cache import merged, remove_features, stored_features
 from ssl_audio.probes.features import PooledFeatures
 from ssl_audio.probes.isolation import device_of
+from ssl_audio.probes.progress import fraction_bar
 from ssl_audio.probes.ranks import Ranks
 from ssl_audio.probes.sources import EncoderLayers, FrameSource, LogMelFrames, untrained_twin
 from ssl_audio.probes.suite import SPLITS, ProbeSuite, ProbeTask
@@ -76,9 +76,15 @@ def run_probes(
     if LOG_MEL in baselines:
         sources[LOG_MEL] = LogMelFrames(device=device_of(encoder))
     sources |= {name: layers_of(other) for name, other in (others or {}).items()}
-    return probe_sources(
-        sources, suite, probes=probes, settings=settings, cache_dir=cache_dir, progress=progress
-    )
+    with fraction_bar(progress, f"probing {suite.name}") as advance:
+        return probe_sources(
+            sources,
+            suite,
+            probes=probes,
+            settings=settings,
+            cache_dir=cache_dir,
+            on_progress=advance,
+        )
 
 
 def probe_sources(
@@ -88,7 +94,7 @@ def probe_sources(
     probes: Sequence[str] = DEFAULT_PROBES,
     settings: ProbeSettings | None = None,
     cache_dir: str | Path | None = None,
-    progress: bool = False,
+    on_progress: Callable[[float], None] = lambda fraction: None,
     ranks: Ranks = ALONE,
     on_features: Callable[[str, PooledFeatures], None] | None = None,
 ) -> dict[str, Any]:
@@ -99,7 +105,8 @@ def probe_sources(
 
     Args:
         sources, suite: what to probe, on what; equal on all ranks.
-        probes, settings, cache_dir, progress: as ``run_probes``.
+        probes, settings, cache_dir: as ``run_probes``.
+        on_progress: called with the fraction that is done.
         ranks: who shares the work; all get all results.
         on_features: called with the features of each source that has something to do.
     """
@@ -120,32 +127,31 @@ def probe_sources(
     if missing:
         open_sources = {name: sources[name] for name in dict.fromkeys(job[0] for job in missing)}
         own = _share(suite, ranks)
-        with _progress_bar(progress, f"probing {suite.name}") as advance:
-            shares = ranks.each(
-                lambda: stored_features(
-                    open_sources, own, settings, cache, keys,
-                    lambda fraction: advance(EXTRACTION_SHARE * fraction),
-                )
-            )  # fmt: skip
-            features = {name: merged([share[name] for share in shares]) for name in open_sources}
-            if on_features is not None:
-                for name, (table, _) in features.items():
-                    on_features(name, table)
+        shares = ranks.each(
+            lambda: stored_features(
+                open_sources, own, settings, cache, keys,
+                lambda fraction: on_progress(EXTRACTION_SHARE * fraction),
+            )
+        )  # fmt: skip
+        features = {name: merged([share[name] for share in shares]) for name in open_sources}
+        if on_features is not None:
+            for name, (table, _) in features.items():
+                on_features(name, table)
 
-            def probe_share() -> dict[tuple[str, str], dict[str, Any]]:
-                done: dict[tuple[str, str], dict[str, Any]] = {}
-                share = ranks.share(missing)
-                for source, task, probe in share:
-                    entry = _probed(task, probe, *features[source], settings)
-                    path = path_of(source, task, probe)
-                    if path is not None:
-                        write_json(path, entry)
-                    done[_row(source, task, probe, probes)] = entry
-                    advance(EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * len(done) / len(share))
-                return done
+        def probe_share() -> dict[tuple[str, str], dict[str, Any]]:
+            done: dict[tuple[str, str], dict[str, Any]] = {}
+            share = ranks.share(missing)
+            for source, task, probe in share:
+                entry = _probed(task, probe, *features[source], settings)
+                path = path_of(source, task, probe)
+                if path is not None:
+                    write_json(path, entry)
+                done[_row(source, task, probe, probes)] = entry
+                on_progress(EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * len(done) / len(share))
+            return done
 
-            for part in ranks.each(probe_share):
-                found |= part
+        for part in ranks.each(probe_share):
+            found |= part
         if cache is not None:
             ranks.each(lambda: remove_features(open_sources, own, settings, cache, keys))
     names = [label(task, probe, probes) for task, probe in plan]
@@ -252,16 +258,3 @@ def _stored(path: Path | None) -> dict[str, Any] | None:
 def plain(value: Any) -> Any:
     """Tuples to lists, so that fresh results equal those read from JSON."""
     return json.loads(json.dumps(value))
-
-
-@contextmanager
-def _progress_bar(shown: bool, title: str) -> Iterator[Callable[[float], None]]:
-    """A bar that takes the fraction that is done, or nothing at all."""
-    if not shown:
-        yield lambda fraction: None
-        return
-    from rich.progress import Progress
-
-    with Progress() as bar:
-        task = bar.add_task(title, total=1.0)
-        yield lambda fraction: bar.update(task, completed=fraction)
