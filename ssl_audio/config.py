@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_audio.pipeline import Stage, config_hash
+from ssl_audio.pipeline import Stage, config_hash, parents
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 # Short names on the command line (data.root=DIR) that the section's own source interpolates.
@@ -67,28 +67,40 @@ def repeated_stages(section: Mapping[str, Any]) -> list[tuple[str, dict[str, Any
     """Stages of the iterations 2 to ``_repeat_``, named NAME_2, NAME_3 ...
 
     In their values "{i}" is the iteration and "{previous}" the one before; ``_changes_`` maps an
-    iteration to what differs in it, a part of the sections.
+    iteration, or "later" for all of them, to what differs in it, a part of the sections.
 
     Raises:
         ConfigError: not a number of iterations, or a change of one that there is not.
     """
-    count, changes = section["_repeat_"], section["_changes_"]
+    count = section["_repeat_"]
     if not isinstance(count, int) or count < 1:
         raise ConfigError(f"iterations={count}: choose a whole number from 1 on")
-    changes = {str(number): change for number, change in changes.items()}
     stages = {name: x for name, x in section.items() if not name.startswith("_")}
+    changes: dict[str, Any] = {}
+    for key, change in (section["_changes_"] or {}).items():  # 2 of a file, "2" of the command line
+        _check_change(f"changes.{key}", change, stages)
+        changes[str(key)] = _merged(changes.get(str(key), {}), change)
+    everywhere = changes.pop("later", {})
     found = []
     for i in range(2, count + 1):
-        change = changes.pop(str(i), {})
-        unknown = change.keys() - stages.keys()
-        if unknown:
-            raise ConfigError(f"changes.{i}.{min(unknown)}: the stages are {', '.join(stages)}")
+        change = _merged(everywhere, changes.pop(str(i), {}))
+        words = {"{i}": str(i), "{previous}": str(i - 1)}
         for name, stage in stages.items():
-            filled = _filled(stage, {"{i}": str(i), "{previous}": str(i - 1)})
-            found.append((f"{name}_{i}", _merged(filled, change.get(name, {}))))
+            found.append((f"{name}_{i}", _filled(_merged(stage, change.get(name, {})), words)))
     if changes:
-        raise ConfigError(f"changes.{min(changes)}: choose an iteration from 2 to {count}")
+        raise ConfigError(
+            f"changes.{min(changes)} is of none of the {count} iterations: choose one from 2 on or "
+            f"later, or take it out with ~changes.{min(changes)}"
+        )
     return found
+
+
+def _check_change(key: str, change: Any, stages: Mapping[str, Any]) -> None:
+    if not isinstance(change, dict) or not all(isinstance(x, dict) for x in change.values()):
+        raise ConfigError(f"{key}: a change goes to a key of one of {', '.join(stages)}")
+    unknown = change.keys() - stages.keys()
+    if unknown:
+        raise ConfigError(f"{key}.{min(unknown)}: the stages are {', '.join(stages)}")
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:
@@ -114,7 +126,7 @@ def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
     """Name to (stage, its resolved config), in the order they run.
 
     Raises:
-        ConfigError: no experiment, or a section that its class does not take.
+        ConfigError: a section that its class does not take, or a stage that needs a later one.
     """
     if config.tokens not in ("online", "stored"):
         raise ConfigError(f"tokens={config.tokens}: choose online or stored")
@@ -123,6 +135,10 @@ def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
     _check_arguments(config)
     stages = {}
     for name, section in _stage_configs(config):
+        for parent in parents(section):
+            if parent not in stages:
+                before = ", ".join(stages) or "none"
+                raise ConfigError(f"stages.{name} needs stage:{parent}; before it are: {before}")
         stages[name] = (construct(section, f"stages.{name}", recursive=False), section)
     return stages
 

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from ssl_audio import hub
 from ssl_audio.files import write_json
 
 STAGE_PREFIX = "stage:"  # "stage:NAME" in a config is the export of the earlier stage NAME
@@ -109,7 +110,8 @@ def run_stages(stages: Mapping[str, tuple[Stage, dict[str, Any]]], context: RunC
         directory = context.stage_dir(name)
         record = {
             "config": science(config),
-            "parents": {parent: _export_hash(context, parent) for parent in _parents(config)},
+            "parents": {parent: _export_hash(context, parent) for parent in parents(config)},
+            "exports": {folder: hub.content_hash(folder) for folder in _exports(config)},
         }
         if _is_done(directory, record, stage.on_change):
             rank_zero_print(f"[{name}] done before, in {directory}")
@@ -145,20 +147,34 @@ def provenance(directory: Path) -> dict[str, Any]:
     return {**json.loads((directory / "started.json").read_text()), "code_version": code_version()}
 
 
-def _parents(config: Any) -> Iterator[str]:
+def parents(config: Any) -> list[str]:
+    """Stages that a section refers to as ``stage:NAME``."""
+    found = [value for value in _strings(config) if value.startswith(STAGE_PREFIX)]
+    return [value.removeprefix(STAGE_PREFIX) for value in found]
+
+
+def _exports(config: Any) -> list[str]:
+    """Exports that a section refers to by their folders, such as a teacher of another run."""
+    files = (hub.CONFIG_FILE, hub.WEIGHTS_FILE)
+    return [
+        value
+        for value in _strings(config)
+        if value and all(os.path.isfile(os.path.join(value, name)) for name in files)
+    ]
+
+
+def _strings(config: Any) -> Iterator[str]:
     if isinstance(config, Mapping):
         for value in config.values():
-            yield from _parents(value)
+            yield from _strings(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            yield from _parents(value)
-    elif isinstance(config, str) and config.startswith(STAGE_PREFIX):
-        yield config.removeprefix(STAGE_PREFIX)
+            yield from _strings(value)
+    elif isinstance(config, str):
+        yield config
 
 
 def _export_hash(context: RunContext, parent: str) -> str:
-    from ssl_audio import hub
-
     return hub.content_hash(context.resolve(f"{STAGE_PREFIX}{parent}"))
 
 
@@ -200,8 +216,8 @@ def _compare(found: dict[str, Any], wanted: dict[str, Any], directory: Path) -> 
 def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     # Through JSON and back, so that tuples and numbers compare as they were written.
     wanted = json.loads(json.dumps(wanted, default=str))
-    for section in ("config", "parents"):
-        yield from _differences(found[section], wanted[section])
+    for section in ("config", "parents", "exports"):
+        yield from _differences(found.get(section, wanted[section]), wanted[section])
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

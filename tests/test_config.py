@@ -23,6 +23,7 @@ from ssl_audio.config import (
     options,
     overrides_first,
     register_resolvers,
+    repeated_stages,
 )
 
 register_resolvers()
@@ -156,6 +157,22 @@ def _leaves(config: dict, prefix: str = "") -> list[str]:
         inside = isinstance(value, dict) and value
         found += _leaves(value, f"{path}.") if inside else [path]
     return found
+    warm = "+changes.later.encoder.start='stage:encoder_{previous}'"
+    always = sections(warm, "+changes.3.tokenizer.teacher=finetuned", "++changes.2.encoder.seed=7")
+    found = [always[f"encoder_{i}"]["start"] for i in (1, 2, 3)]
+    assert found == [None, "stage:encoder_1", "stage:encoder_2"]
+    assert always["tokenizer_3"]["teacher"] == "finetuned"
+    assert [always[f"encoder_{i}"]["seed"] for i in (2, 3)] == [7, 0]
+    assert list(sections(warm, "iterations=1")) == ["tokenizer_1", "encoder_1", "probe"]
+    assert sections(warm, "+changes.3.encoder.start=null")["encoder_3"]["start"] is None
+
+
+def test_a_number_of_a_file_and_of_the_command_line_are_one_iteration():
+    stages = {"encoder": {"start": None, "seed": 0}}
+    changes = {2: {"encoder": {"start": "stage:encoder_1"}}, "2": {"encoder": {"seed": 1}}}
+    (found,) = repeated_stages({"_repeat_": 2, "_changes_": changes, **stages})
+    assert found == ("encoder_2", {"start": "stage:encoder_1", "seed": 1})
+
 
 
 def test_the_set_of_config_keys_is_frozen():
@@ -276,7 +293,15 @@ def test_a_wrong_value_or_argument_is_found_before_the_first_stage(override, mes
     ("override", "message"),
     [
         ("iterations=0", "iterations=0: choose a whole number from 1 on"),
-        ("+changes.4.encoder.seed=1", "changes.4: choose an iteration from 2 to 2"),
+        (
+            "+changes.4.encoder.seed=1",
+            "changes.4 is of none of the 2 iterations: choose one from 2 on or later, or take it "
+            "out with ~changes.4",
+        ),
+        (
+            "+changes.2.encoder=1",
+            "changes.2: a change goes to a key of one of tokenizer, tokens, encoder",
+        ),
         ("+changes.2.encodr.seed=1", "changes.2.encodr: the stages are tokenizer, tokens, encoder"),
     ],
 )
@@ -301,6 +326,14 @@ def test_cfg_job_prints_the_config(tmp_path):
     assert (printed.experiment_name, printed.scale_name) == ("spear_audio", "large")
     assert printed.model.config.encoder_dim == 1024
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_that_comes_later_cannot_be_built_on():
+    overrides = ["experiment=beats", "+changes.2.encoder.start=stage:encoder_2"]
+    with pytest.raises(
+        ConfigError, match=r"^stages\.encoder_2 needs stage:encoder_2; before"
+    ):
+        build_stages(composed(*overrides))
 
 
 def test_the_run_name_depends_on_all_that_decides_the_result():

@@ -136,6 +136,22 @@ def test_hashes_of_the_parents_are_recorded_and_compared(context):
         run_stages({**teacher, "student": (Recorder(), student)}, context)
 
 
+def test_hashes_of_other_runs_exports_are_recorded_and_compared(context, tmp_path):
+    def export(num_cepstra):
+        teacher = MfccEncoder(num_mel_bins=8, num_cepstra=num_cepstra, context=(0,))
+        return hub.content_hash(hub.save(teacher, tmp_path / "other"))
+
+    config = {"task": {"teacher": str(tmp_path / "other")}, "root": str(tmp_path), "name": ""}
+    old = export(4)
+    run_stages({"student": (Recorder(), config)}, context)
+    assert record(context, "student")["exports"] == {str(tmp_path / "other"): old}
+    written = json.loads((context.stage_dir("student") / "export" / "config.json").read_text())
+    assert written["provenance"]["exports"] == {str(tmp_path / "other"): old}
+    new = export(5)
+    with pytest.raises(ValueError, match=rf"made with .*other={old}, this run has .*other={new}"):
+        run_stages({"student": (Recorder(), config)}, context)
+
+
 def test_a_parent_without_export_is_named(context):
     with pytest.raises(ValueError, match=r"stage:teacher: no export in .*list that stage before"):
         run_stages({"student": (Recorder(), {"tokenizer": "stage:teacher"})}, context)
