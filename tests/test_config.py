@@ -330,9 +330,7 @@ def test_cfg_job_prints_the_config(tmp_path):
 
 def test_a_stage_that_comes_later_cannot_be_built_on():
     overrides = ["experiment=beats", "+changes.2.encoder.start=stage:encoder_2"]
-    with pytest.raises(
-        ConfigError, match=r"^stages\.encoder_2 needs stage:encoder_2; before"
-    ):
+    with pytest.raises(ConfigError, match=r"^stages\.encoder_2 needs stage:encoder_2; before"):
         build_stages(composed(*overrides))
 
 
