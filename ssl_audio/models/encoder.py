@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -61,3 +63,14 @@ class Encoder(nn.Module, ABC):
             lengths = full_lengths(waveforms)
         features, feature_lengths = self.features(waveforms, lengths)
         return self.forward_features(features, feature_lengths)
+
+    def recording_norms(self, pieces: Iterable[Tensor]) -> Any:
+        """What ``normalizing`` takes for windows of a recording, which comes in pieces (S,).
+
+        None for an encoder that has no norm over time.
+        """
+        return None
+
+    def normalizing(self, norms: Any) -> AbstractContextManager[None]:
+        """Inside, norms over time are those of ``recording_norms``; None: of each clip, as ever."""
+        return nullcontext()

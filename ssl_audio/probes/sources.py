@@ -5,9 +5,10 @@ Axes: B clips, S samples, T frames, D channels.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -78,6 +79,13 @@ class EncoderLayers:
         self.patches = patches
         self.merged = 1 if patches == "apart" else encoder.patches_per_row
         self.selected = None if layers is None else [str(layer) for layer in layers]
+        self.norms: Any = None
+
+    def within(self, pieces: Iterable[Tensor]) -> Self:
+        """The same for windows of one recording, pieces (S,) of which tell its norms over time."""
+        same = copy.copy(self)
+        same.norms = self.encoder.recording_norms(pieces)
+        return same
 
     @property
     def frame_rate(self) -> float:
@@ -101,7 +109,7 @@ class EncoderLayers:
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         device = device_of(self.encoder)
-        with undisturbed(self.encoder, self.autocast):
+        with undisturbed(self.encoder, self.autocast), self.encoder.normalizing(self.norms):
             out = self.encoder(waveforms.to(device), lengths.to(device))
         layers = {str(index): states for index, states in enumerate(out.hidden_states)}
         if out.frames is not out.hidden_states[-1]:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ssl_audio.audio import AudioError
 from ssl_audio.probes.recordings import (
     GRID_SEC,
     Recording,
@@ -23,12 +24,12 @@ from ssl_audio.probes.recordings import (
     group_windows,
     read_windows,
 )
-from ssl_audio.probes.sources import FrameSource
+from ssl_audio.probes.sources import EncoderLayers, FrameSource
 from ssl_audio.probes.suite import Pooling
 
 FeaturePooling = Literal["none"] | Pooling
 
-EXTRACTOR = 1  # raise it with any change of values: cached features become stale
+EXTRACTOR = 2  # raise it with any change of values: cached features become stale
 BATCH_SEC = 60.0
 
 
@@ -87,14 +88,34 @@ def iter_features(
         _check_grid(source.frame_rate)
     parts: dict[int, list[dict[str, _Part]]] = defaultdict(list)
     failed: dict[int, str] = {}
+    num_windows = dict(pending)
+    heard, recording = source, -1
     for batch in read_windows(recordings, groups):
         failed.update(batch.failures)
-        for window, part in _parts(source, batch.windows, batch.waveforms, batch.lengths, pooling):
+        if batch.windows and batch.windows[0].recording != recording:
+            recording = batch.windows[0].recording
+            is_long = num_windows[recording] > 1
+            heard = _within(source, recordings[recording], windowing) if is_long else source
+        for window, part in _parts(heard, batch.windows, batch.waveforms, batch.lengths, pooling):
             parts[window.recording].append(part)
         for index in [w.recording for w in batch.windows] + [i for i, _ in batch.failures]:
             pending[index] -= 1
             if pending[index] == 0:
                 yield _finished(index, recordings[index].id, parts.pop(index, []), failed, pooling)
+
+
+def _within(source: FrameSource, recording: Recording, windowing: Windowing) -> FrameSource:
+    """``source`` for windows of ``recording``, with norms over all of it."""
+    if not isinstance(source, EncoderLayers):
+        return source
+    pieces = Windowing(windowing.window_sec, 0.0).windows(0, recording.duration_sec)
+    try:
+        return source.within(
+            torch.from_numpy(recording.read(piece.start_sec, piece.duration_sec))
+            for piece in pieces
+        )
+    except AudioError:  # reading the windows says so too
+        return source
 
 
 def forward_in_parts(

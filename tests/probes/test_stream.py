@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssl_audio.audio import AudioError
+from ssl_audio.models import HubertEncoder
 from ssl_audio.probes.recordings import Recording, Windowing
 from ssl_audio.probes.sources import EncoderLayers
 from ssl_audio.probes.stream import Failure, Features, iter_features, pool
@@ -68,6 +69,32 @@ def test_every_recording_comes_once_whatever_the_batch(tiny_encoder, batch_sec):
         assert items[features.index].id == features.id
         mean = whole(source, items[features.index])["last"].mean(0)
         torch.testing.assert_close(features.layers["last"], mean, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("batch_sec", [1.0, 100.0])
+def test_a_pause_longer_than_a_window_is_no_louder_for_it(batch_sec):
+    """HuBERT's norms are taken over the recording, whatever windows it is cut into."""
+    sizes = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "conv_dim": [8] * 7,
+    }
+    torch.manual_seed(0)
+    encoder = HubertEncoder(**sizes, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+    samples = np.random.default_rng(0).standard_normal(160_000).astype(np.float32)
+    samples[48_000:112_000] *= 1e-4
+
+    def read(start_sec, duration_sec):
+        start = round(start_sec * 16_000)
+        return samples[start:][: None if duration_sec is None else round(duration_sec * 16_000)]
+
+    items = [recording("short", 1.0), Recording("pause", 10.0, read), recording("long", 9.0)]
+    source = EncoderLayers(encoder, ["0"])  # before attention, which sees its window only
+    stream = iter_features(source, items, pooling="none", batch_sec=batch_sec, windowing=WINDOWS)
+    for found in stream:
+        expected = whole(source, items[found.index])["0"]
+        torch.testing.assert_close(found.layers["0"], expected, atol=1e-4, rtol=0)
 
 
 def test_what_cannot_be_used_is_one_line(tiny_encoder):

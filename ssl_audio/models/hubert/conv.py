@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_audio.models.hubert.config import HubertConfig
+from ssl_audio.models.hubert.recording import RecordingNorms
 from ssl_audio.models.padding import conv_frames, norm_over_valid
 
 GROUP_NORM_EPS = 1e-5  # fixed in the original
@@ -25,16 +26,22 @@ class ConvLayer(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
         self.layer_norm = nn.GroupNorm(channels, channels, GROUP_NORM_EPS) if norm else None
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None, norms: RecordingNorms | None = None
+    ) -> Tensor:
         """(B, C_in, T_in) to (B, C, T); ``lengths`` (B,) are the output's valid frames."""
         x = self.conv(x)
-        if self.layer_norm is not None:
+        if self.layer_norm is not None and norms is not None:
+            x = norms.normalized(self.layer_norm, x)
+        elif self.layer_norm is not None:
             x = norm_over_valid(self.layer_norm, x, lengths)
         return F.gelu(x)
 
 
 class FeatureExtractor(nn.Module):
     """Stack of unpadded convolutions, 20 ms per frame in the original."""
+
+    norms: RecordingNorms | None = None  # set while windows of a long recording pass
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
@@ -54,7 +61,7 @@ class FeatureExtractor(nn.Module):
         if lengths is not None:
             lengths = conv_frames(lengths, self.first_layer)
         for layer in self.conv_layers:
-            x = layer(x, lengths)
+            x = layer(x, lengths, self.norms)
         return x
 
 

@@ -7,20 +7,22 @@ Names and numerics are those of ``transformers.HubertModel`` without stable laye
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from ssl_audio.batch import EncoderOutput
+from ssl_audio.batch import EncoderOutput, valid_mask
 from ssl_audio.checkpoints import load_strict
 from ssl_audio.models import padding
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.models.hubert import checkpoint
 from ssl_audio.models.hubert.config import HubertConfig
 from ssl_audio.models.hubert.conv import FeatureExtractor, FeatureProjection
+from ssl_audio.models.hubert.recording import RecordingNorms, recording_norms
 from ssl_audio.models.hubert.trunk import Trunk
 
 NORMALIZE_EPS = 1e-7  # of Wav2Vec2FeatureExtractor
@@ -135,9 +137,24 @@ class HubertEncoder(Encoder):
     def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The waveforms in float32, (B, S), each with zero mean and unit variance."""
         waveforms = waveforms.float()
-        if self._config.normalize:
+        if (norms := self.feature_extractor.norms) is not None:
+            waveforms = norms.scaled(waveforms, valid_mask(lengths, waveforms.shape[1]))
+        elif self._config.normalize:
             waveforms = padding.normalized(waveforms, lengths, NORMALIZE_EPS)
         return waveforms, lengths
+
+    def recording_norms(self, pieces: Iterable[Tensor]) -> RecordingNorms | None:
+        first = self.feature_extractor.conv_layers[0].conv
+        assert isinstance(first, nn.Conv1d)
+        return recording_norms(pieces, first, NORMALIZE_EPS if self._config.normalize else None)
+
+    @contextmanager
+    def normalizing(self, norms: RecordingNorms | None) -> Iterator[None]:
+        self.feature_extractor.norms = norms
+        try:
+            yield
+        finally:
+            self.feature_extractor.norms = None
 
     def forward_features(
         self,
