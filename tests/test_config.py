@@ -47,8 +47,8 @@ HUBERT = [f"{name}_{i}" for i in (1, 2) for name in ("units", "tokens", "hubert"
 SYLBER = ["segments", "segment_labels", "stage_1", "stage_2", "units", "segmentation", "probe"]
 STAGES = {
     "beats": BEATS,
-    "finetune": ["finetune"],
-    "finetune_multilabel": ["finetune"],
+    "finetune": ["finetune", "probe"],
+    "finetune_multilabel": ["finetune", "probe"],
     "hubert": [*HUBERT, "probe"],
     "sdhubert": ["sdhubert", "probe"],
     "spear_audio": SPEAR[1:],
@@ -59,6 +59,8 @@ STAGES = {
     "sylber_from_sdhubert": SYLBER,
     "units": ["units", "segmentation"],
 }
+TRAIN_AN_ENCODER = ("StudentStage", "FinetuneStage")
+ONLINE = "ssl_audio.probes.callback.OnlineProbes"
 SCALES = [
     (experiment, scale)
     for experiment in EXPERIMENTS
@@ -112,7 +114,22 @@ def test_every_experiment_composes_at_every_scale(experiment, scale):
     expected = STAGES[experiment]
     if (experiment, scale) == ("sylber", "demo"):  # from nothing
         expected = HUBERT + expected
-    assert list(build_stages(composed(*overrides, "tokens=stored"))) == expected
+    stages = build_stages(composed(*overrides, "tokens=stored"))
+    assert list(stages) == expected
+    for name, (_, section) in stages.items():
+        if section["_target_"].endswith(TRAIN_AN_ENCODER):
+            callback = section["callbacks"]["probes"]
+            assert callback["_target_"] == ONLINE, name
+            assert 0 < callback["every_n_steps"] <= section["task"]["max_steps"], name
+
+
+@pytest.mark.parametrize("probe", [name for name in options("probe") if name != "base"])
+def test_the_suite_after_the_training_does_not_decide_what_is_probed_online(probe):
+    root = ["probe.root=DIR"] if probe in ("folder", "hear", "superb", "xares") else []
+    stages = resolved("experiment=spear_unified", f"probe={probe}", *root)["stages"]
+    callback = stages["student"]["callbacks"]["probes"]
+    assert callback is None if probe == "none" else callback["_target_"] == ONLINE
+    assert (stages["probe"] is None) == (probe in ("none", "online"))
 
 
 def test_beats_takes_any_number_of_iterations():

@@ -67,6 +67,7 @@ BEATS = [
 ]
 FINETUNE = [
     "experiment=finetune",
+    "probe=none",
     "task.schedule.warmup_steps=1",
     "data.task=toy",
     "data.batch_size=4",

@@ -46,9 +46,9 @@ class OnlineProbes(Callback):
     All ranks share the work: each extracts features of its part of the clips and fits its part of
     the heads. Nothing that training computes with changes: no gradients, modes and random states
     restored, own data, heads with their own solvers, scalars written to the loggers directly. The
-    baselines are probed once, before the first step; "untrained" is then the encoder as training
-    found it. Results lie in ``path`` and in the checkpoint, so a resumed run continues its own
-    history. An error while probing is reported in one warning and never ends the run.
+    baselines are probed once, before the first step. Results lie in ``path`` and in the checkpoint,
+    so a resumed run continues its own history. An error while probing is reported in one warning
+    and never ends the run.
 
     Args:
         suite: the tasks, or a function that opens them when training starts.
@@ -176,8 +176,8 @@ class OnlineProbes(Callback):
             if name in self._record["baselines"]:
                 continue
             if name == UNTRAINED:
-                fresh = encoder if trainer.global_step == 0 else untrained_twin(encoder)
-                missing[name] = self._layers_of(fresh)
+                seed = getattr(pl_module, "seed", 0)  # the run's, so that fresh weights are these
+                missing[name] = self._layers_of(untrained_twin(encoder, seed))
             elif name == LOG_MEL:
                 missing[name] = LogMelFrames(device=pl_module.device)
         results = self._probed(trainer, missing, self.cache_dir)
