@@ -133,7 +133,11 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: obj
             f"{source} does not fit {type(module).__name__}: tensors {', '.join(problems)}; "
             "use the config that the weights were trained with"
         )
-    module.load_state_dict(dict(state_dict), strict=True)
+    try:
+        module.load_state_dict(dict(state_dict), strict=True)
+    except RuntimeError as error:  # of a sparse or quantised tensor
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {reason}") from error
 
 
 def _few(names: Iterable[str], limit: int = 3) -> str:

@@ -305,7 +305,9 @@ def _load_file(path: Path) -> Any:
     if {"model", "config"} <= keys:
         return _find("dasheng", ENCODERS, path).from_checkpoint(path)
     if {"model", "cfg"} <= keys:
-        return _find("torchaudio", ENCODERS, path).from_checkpoint(path)
+        cfg = content["cfg"]
+        kind = "torchaudio" if isinstance(cfg, dict) and "conv_feature_layers" in cfg else "beats"
+        return _find(kind, ENCODERS, path).from_checkpoint(path)
     if "model" in keys:
         return _find("zipformer", ENCODERS, path).from_checkpoint(path)
     raise CheckpointError(
@@ -330,10 +332,10 @@ def _load_training_checkpoint(path: Path, content: Mapping[str, Any]) -> Any:
 
 def _find(kind: Any, kinds: Mapping[str, str], source: object) -> Any:
     """The class of ``kind``; an error names what ``source`` is instead."""
-    if kind not in kinds:
-        if kind in ENCODERS:
+    if not isinstance(kind, str) or kind not in kinds:
+        if kind in tuple(ENCODERS):
             raise CheckpointError(f"{source} is an encoder; use load_encoder")
-        if kind in TOKENIZERS:
+        if kind in tuple(TOKENIZERS):
             raise CheckpointError(f"{source} is a tokenizer; use load_tokenizer")
         raise CheckpointError(f"{source}: unknown kind {kind!r}; known: {', '.join(kinds)}")
     module, _, name = kinds[kind].partition(":")

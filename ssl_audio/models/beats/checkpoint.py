@@ -91,7 +91,10 @@ def read_release(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     content = read_checkpoint(path)
     tensors = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()):
+    named = isinstance(tensors, dict) and all(
+        isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()
+    )
+    if not named:
         raise CheckpointError(f"{path} holds no state dict under the key 'model'; not a BEATs file")
     if PATCHES not in tensors and f"encoder.{PATCHES}" in tensors:  # OpenBEATs, with its predictor
         parts = {name: x for name, x in tensors.items() if not name.startswith("decoder.")}
@@ -110,7 +113,7 @@ def read_release(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     labels = content.get("label_dict")
     if labels is None:
         return tensors, dict(config)
-    if not isinstance(labels, dict) or sorted(labels) != list(range(len(labels))):
+    if not isinstance(labels, dict) or labels.keys() != set(range(len(labels))):
         raise CheckpointError(f"{path}: label_dict must map 0, 1, … to the names of the classes")
     names = [str(labels[index]) for index in range(len(labels))]
     return tensors, {**config, "labels": names}

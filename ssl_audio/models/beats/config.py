@@ -73,6 +73,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         exact = self.num_buckets // 4
+        dropouts = (self.dropout, self.attention_dropout, self.activation_dropout)
         wrong = {
             "sizes": min(self.dim, self.ffn_dim, self.num_heads, self.num_layers) < 1,
             "num_heads": self.num_heads < 1 or self.dim % self.num_heads,
@@ -82,6 +83,7 @@ class TransformerConfig:
             "num_buckets": self.num_buckets != 0 and self.num_buckets < 4,
             "max_distance": exact > 0 and self.max_distance <= exact,
             "layerdrop": not 0 <= self.layerdrop < 1,
+            "dropout": not all(0 <= x < 1 for x in dropouts),
         }
         allowed = {
             "sizes": "layers, heads and dimensions must be positive",
@@ -92,6 +94,7 @@ class TransformerConfig:
             "num_buckets": f"num_buckets={self.num_buckets} must be 0 or at least 4",
             "max_distance": f"max_distance={self.max_distance} must exceed num_buckets / 4",
             "layerdrop": f"layerdrop={self.layerdrop} must lie in [0, 1)",
+            "dropout": f"dropouts {dropouts} must lie in [0, 1)",
         }
         for key, is_wrong in wrong.items():
             if is_wrong:
@@ -152,17 +155,16 @@ class BeatsConfig:
         known = {field.name for field in fields(cls)}
         if TOKENIZER_KEYS & config.keys():
             raise ValueError("BEATs config has quant_n: it is a tokenizer's, use load_tokenizer")
-        unknown = sorted(config.keys() - known - IGNORED_KEYS)
+        unknown = sorted(config.keys() - known - IGNORED_KEYS, key=str)
         if unknown:
             raise ValueError(f"unknown BEATs config keys {unknown}; known: {sorted(known)}")
         values = {key: value for key, value in config.items() if key in known}
+        for field in fields(cls):
+            _check_type(field.name, values.get(field.name, field.default), field.default)
         if values.get("labels") is not None:
             values["labels"] = tuple(values["labels"])
-        try:
-            parsed = cls(**values)
-            parsed._check()
-        except TypeError as error:
-            raise ValueError(f"BEATs config has a value of the wrong type: {error}") from error
+        parsed = cls(**values)
+        parsed._check()
         return parsed
 
     @classmethod
@@ -178,8 +180,10 @@ class BeatsConfig:
             "conv_pos": self.conv_pos < 1,
             "conv_pos_groups": self.conv_pos_groups < 1
             or self.encoder_embed_dim % self.conv_pos_groups,
-            "fbank_std": self.fbank_std <= 0,
+            "fbank_std": not self.fbank_std > 0,
             "padding": self.padding not in PADDINGS,
+            "dropout_input": not 0 <= self.dropout_input < 1,
+            "predictor_dropout": not 0 <= self.predictor_dropout < 1,
             "predictor_class": self.finetuned_model and self.predictor_class < 1,
             "labels": self.labels is not None and len(self.labels) != self.predictor_class,
         }
@@ -190,6 +194,8 @@ class BeatsConfig:
             "conv_pos_groups": "a divisor of encoder_embed_dim",
             "fbank_std": "positive",
             "padding": f"one of {PADDINGS}",
+            "dropout_input": "in [0, 1)",
+            "predictor_dropout": "in [0, 1)",
             "predictor_class": "positive",
             "labels": f"{self.predictor_class} names, as predictor_class says",
         }
@@ -221,3 +227,18 @@ class BeatsConfig:
         """JSON-able; ``parse`` reads it back."""
         labels = None if self.labels is None else list(self.labels)
         return {**asdict(self), "labels": labels}
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Raises ValueError where ``value`` is not what the default is; whole numbers may be floats."""
+    if default is None:
+        expected = "a list of names"
+        fits = value is None or (
+            isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value)
+        )
+    else:
+        expected = f"of type {type(default).__name__}"
+        is_whole = isinstance(default, float) and type(value) is int
+        fits = is_whole or type(value) is type(default)
+    if not fits:
+        raise ValueError(f"BEATs {name}={value!r}: must be {expected}")

@@ -96,7 +96,11 @@ def test_wrong_content(content: Content, error_of: Callable[[Content], str]) -> 
     assert "has no cfg" in error_of({**content, "cfg": [1, 2]})
     text = error_of({**content, "cfg": {**cfg, "num_layers": 3}})
     assert "unknown BEATs config keys ['num_layers']; known: [" in text
-    assert "wrong type" in error_of({**content, "cfg": {**cfg, "encoder_layers": "two"}})
+    for wrong in ("two", 2.0, None, True):
+        text = error_of({**content, "cfg": {**cfg, "encoder_layers": wrong}})
+        assert f"encoder_layers={wrong!r}: must be of type int" in text
+    assert "deep_norm='no'" in error_of({**content, "cfg": {**cfg, "deep_norm": "no"}})
+    assert "[1, 'a']" in error_of({**content, "cfg": {**cfg, 1: 2, "a": 3}})
     text = error_of({**content, "cfg": {**cfg, "quant_n": 4}})
     assert "use load_tokenizer" in text
     text = error_of({**content, "model": {**tensors, "decoder.weight": torch.ones(2)}})
@@ -105,7 +109,11 @@ def test_wrong_content(content: Content, error_of: Callable[[Content], str]) -> 
     assert "1 missing (layer_norm.bias)" in error_of({**content, "model": fewer})
     text = error_of({**content, "cfg": {**cfg, "encoder_ffn_embed_dim": 32}})
     assert "of another shape" in text
-    assert "label_dict must map" in error_of({**content, "label_dict": {1: "a", 2: "b"}})
+    assert "does not fit" in error_of(
+        {**content, "model": {**tensors, "layer_norm.bias": tensors["layer_norm.bias"].to_sparse()}}
+    )
+    for labels in ({1: "a", 2: "b"}, {0: "a", "b": "c"}, ["a", "b"]):
+        assert "label_dict must map" in error_of({**content, "label_dict": labels})
     assert "must be 2 names" in error_of({**content, "label_dict": {0: "a"}})
     table = "encoder.layers.1.self_attn.relative_attention_bias.weight"
     text = error_of({**content, "model": {**tensors, table: tensors[table] + 1}})
@@ -114,11 +122,22 @@ def test_wrong_content(content: Content, error_of: Callable[[Content], str]) -> 
 
 def test_another_architecture(tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
-    for other in ({"model": {"encoder.weight": torch.ones(1)}, "cfg": {}}, {"state": 1}, [1]):
+    one = torch.ones(1)
+    for model, message in (
+        (
+            {"encoder.weight": one},
+            "of another architecture: BEATs has patch_embedding.weight, this",
+        ),
+        ({0: one, "patch_embedding.weight": one}, "not a BEATs file"),
+        ([one], "not a BEATs file"),
+    ):
+        torch.save({"model": model, "cfg": {}}, path)
+        assert message in errors(path)
+    for other in ({"state": 1}, [1]):
         torch.save(other, path)
-        with pytest.raises(CheckpointError, match=r"of another architecture|not a BEATs file"):
+        with pytest.raises(CheckpointError, match="not a BEATs file"):
             BeatsEncoder.from_checkpoint(path)
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match="in no known layout"):
             ssl_audio.load_encoder(path)
 
 
@@ -152,6 +171,10 @@ def test_a_truncated_file(content: Content, tmp_path: Path) -> None:
         ({"encoder_layerdrop": 1.0}, "layerdrop=1.0 must lie"),
         ({"encoder_layers": 0}, "must be positive"),
         ({"fbank_std": 0.0}, "fbank_std=0.0: must be positive"),
+        ({"fbank_std": float("nan")}, "fbank_std=nan: must be positive"),
+        ({"dropout": 1}, "must lie in"),
+        ({"dropout_input": -0.1}, "dropout_input=-0.1: must be in"),
+        ({"labels": "ab"}, "labels='ab': must be a list of names"),
     ],
 )
 def test_configs_that_cannot_be(
