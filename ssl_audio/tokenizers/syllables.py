@@ -70,10 +70,10 @@ def segment_syllables(
     found = segment_utterance(
         np.ascontiguousarray(x),
         norm_threshold,
-        merge_threshold,
+        or_below(merge_threshold),
         reset_counter,
         min_frames,
-        min_similarity,
+        or_below(min_similarity),
     )
     if isinstance(features, Tensor):
         return torch.from_numpy(found).to(features.device)
@@ -91,6 +91,11 @@ def check_thresholds(
             raise ValueError(f"{name}={value}: give a cosine similarity, -1 to 1")
     if min_frames < 0:
         raise ValueError(f"min_frames={min_frames}: give a number of frames, 0 for none")
+
+
+def or_below(similarity: float) -> float:
+    """A threshold that -1 always reaches, also where rounding makes it less."""
+    return similarity if similarity > -1 else -2.0
 
 
 def resolve_backend(backend: Backend) -> Literal["numpy", "numba"]:

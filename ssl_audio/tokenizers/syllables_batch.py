@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_audio.batch import full_lengths
-from ssl_audio.tokenizers.syllables import check_thresholds, segment_syllables
+from ssl_audio.tokenizers.syllables import check_thresholds, or_below, segment_syllables
 
 
 @torch.no_grad()
@@ -61,10 +61,10 @@ def segment_batch(
             features.detach(),
             lengths,
             norm_threshold,
-            merge_threshold,
+            merge_threshold if isinstance(merge_threshold, Tensor) else or_below(merge_threshold),
             reset_counter,
             min_frames,
-            min_similarity,
+            or_below(min_similarity),
         )
     found = _segment_on_host(
         np.ascontiguousarray(features.detach().float().cpu().numpy()),
@@ -143,10 +143,10 @@ def _segment_on_host(
             x,
             lengths,
             norm_threshold,
-            merge_threshold,
+            or_below(merge_threshold),
             reset_counter,
             min_frames,
-            min_similarity,
+            or_below(min_similarity),
             min(torch.get_num_threads(), max(1, len(x))),
         )
     segments = np.full((*x.shape[:2], 2), -1, np.int64)

@@ -74,6 +74,12 @@ class TestEdges:
         strict = segment_syllables(x, 1.0, 0.9, min_frames=4, min_similarity=0.85, backend=backend)
         assert strict.tolist() == alone.tolist()
 
+    def test_minus_one_joins_opposites_in_spite_of_rounding(self, backend):
+        x = np.random.default_rng(0).normal(0, 1e3, (90, 1))
+        assert segment_syllables(x, 0.0, -1.0, backend=backend).tolist() == [[0, 90]]
+        options = {"min_frames": 99, "min_similarity": -1, "backend": backend}
+        assert segment_syllables(x, 0.0, 0.9, **options).tolist() == [[0, 90]]
+
     def test_short_segments_between_silences_stay(self, backend):
         x = np.zeros((9, 4), np.float32)
         x[4] = 5

@@ -88,6 +88,17 @@ spec.loader.exec_module(module)
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("with_numba", [True, False])
+def test_minus_one_joins_opposites_in_spite_of_rounding(with_numba, monkeypatch):
+    if not with_numba:
+        monkeypatch.setattr("ssl_audio.tokenizers.syllables.find_spec", lambda name: None)
+        monkeypatch.setattr("ssl_audio.tokenizers.syllables_batch.find_spec", lambda name: None)
+    x = 1e3 * torch.randn(1, 90, 1, generator=torch.Generator().manual_seed(0))
+    assert segment_batch(x, None, 0.0, -1.0)[0, :2].tolist() == [[0, 90], [-1, -1]]
+    joined = segment_batch(x, None, 0.0, 0.9, min_frames=99, min_similarity=-1.0)
+    assert joined[0, :2].tolist() == [[0, 90], [-1, -1]]
+
+
 def test_segment_ids():
     segments = torch.tensor([[[1, 3], [3, 4], [6, 8]], [[0, 8], [-1, -1], [-1, -1]]])
     assert segment_ids(segments, 8).tolist() == [
