@@ -1,18 +1,22 @@
-"""Speaker diarization on frames: permutation-invariant loss, frame DER, segments.
+"""Speaker diarization: permutation-invariant loss, errors of frames, segments and their errors.
 
 Axes: B recordings, T frames, S speakers. Definitions: s3prl ``downstream/diarization/utils.py`` and
-``make_rttm.py``. This DER selects models; published ones score the segments with a collar.
+``make_rttm.py`` for frames, which select models; published error rates are of segments, by
+``score.sh`` with dscore (github.com/nryant/dscore), that is NIST's md-eval-22.pl without a collar.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from ssl_audio.probes.metrics.events import runs
 from ssl_audio.probes.metrics.separation import best_assignment
+
+RTTM_DECIMALS = 2  # of the seconds in the files that are scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,40 @@ class SpeakerSegment:
     speaker: int
     start_sec: float
     duration_sec: float
+
+
+def segment_errors(
+    reference: Sequence[SpeakerSegment], system: Sequence[SpeakerSegment], num_speakers: int
+) -> tuple[float, float]:
+    """(seconds missed, falsely alarmed or of another speaker; seconds of speech) of a recording.
+
+    Overlapping speech counts once for each speaker, there is no collar, system speakers stand for
+    the reference ones that they share the most time with, and times are rounded as in RTTM files.
+
+    Args:
+        reference, system: speakers count from 0 to ``num_speakers`` - 1 in both.
+        num_speakers: at most so many.
+    """
+    spans = [
+        [(s.speaker, *_rttm_times(s)) for s in segments if round(s.duration_sec, RTTM_DECIMALS) > 0]
+        for segments in (reference, system)
+    ]
+    times = np.unique([time for side in spans for _, *ends in side for time in ends])
+    active = np.zeros((2, max(0, len(times) - 1), num_speakers), dtype=bool)
+    for side, found in enumerate(spans):
+        for speaker, start, stop in found:
+            active[side, (times[:-1] >= start) & (times[:-1] < stop), speaker] = True
+    seconds = np.diff(times)
+    num_ref, num_sys = active.sum(2)
+    shared = np.einsum("tr,ts,t->rs", *active, seconds)
+    correct = -num_speakers * best_assignment(-shared[None])[0][0]
+    errors = float((np.maximum(num_ref, num_sys) * seconds).sum() - correct)
+    return errors, float((num_ref * seconds).sum())
+
+
+def _rttm_times(segment: SpeakerSegment) -> tuple[float, float]:
+    start = round(segment.start_sec, RTTM_DECIMALS)
+    return start, round(start + round(segment.duration_sec, RTTM_DECIMALS), RTTM_DECIMALS)
 
 
 def permutation_invariant_loss(

@@ -81,7 +81,12 @@ def standardised_query_scores(query: np.ndarray, scores: np.ndarray) -> np.ndarr
 
 
 def maximum_term_weighted_value(
-    scores: np.ndarray, relevant: np.ndarray, *, false_alarm_weight: float
+    scores: np.ndarray,
+    relevant: np.ndarray,
+    *,
+    false_alarm_weight: float,
+    num_queries: int | None = None,
+    num_documents: int | None = None,
 ) -> float:
     """Highest value of 1 - mean over queries of (P_miss + weight P_false_alarm), at one threshold.
 
@@ -92,14 +97,19 @@ def maximum_term_weighted_value(
         scores: (Q, M) of queries in documents.
         relevant: (Q, M) bool; queries without a relevant document do not count.
         false_alarm_weight: relative cost times prior odds against a match.
+        num_queries: of the whole collection, with a relevant document; those without scores here
+            find nothing. None: all are here.
+        num_documents: of the whole collection; those without scores here are found by no query.
+            None: all are here.
     """
     counted = relevant.any(1)
     if not counted.any():
         return math.nan
     scores, relevant = scores[counted], relevant[counted]
     matches = relevant.sum(1, keepdims=True)
-    others = np.maximum(relevant.shape[1] - matches, 1)
-    gains = np.where(relevant, 1 / matches, -false_alarm_weight / others) / len(scores)
+    others = np.maximum((num_documents or relevant.shape[1]) - matches, 1)
+    gains = np.where(relevant, 1 / matches, -false_alarm_weight / others)
+    gains /= num_queries or len(scores)
     order = np.argsort(-scores, axis=None, kind="stable")
     values = np.cumsum(gains.ravel()[order])
     ranked = scores.ravel()[order]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ssl_audio.probes.metrics.diarization import active_frames, diarization_counts
+from ssl_audio.probes.metrics.diarization import (
+    SpeakerSegment,
+    diarization_counts,
+    permutation_invariant_loss,
+    segment_errors,
+    speaker_segments,
+)
 from ssl_audio.probes.superb.frame_task import Batch, FrameTask
 from ssl_audio.probes.superb.layers import LayerStack
 from ssl_audio.probes.superb.losses import activity_loss
@@ -25,11 +31,11 @@ UNTUNED = (0.5, 1)  # threshold of activity, frames of the median filter
 
 
 class SpeakerDiarization(FrameTask):
-    """Frame error rate on the Kaldi folders ``train``, ``dev`` and ``test``.
+    """Error rate of segments on the Kaldi folders ``train``, ``dev`` and ``test``.
 
-    The encoder's frames are labelled and judged, overlaps included, without a collar; the table of
-    SUPERB scores segments with an external tool instead. Valid chooses checkpoint, threshold and
-    median filter; with protocol "compat" test chooses the last two, as in s3prl.
+    Overlaps count, there is no collar. Valid chooses checkpoint, threshold and median filter; with
+    protocol "compat" valid chooses the checkpoint by the accuracy of frames and test the other two,
+    as in s3prl.
     """
 
     metric = "der"
@@ -74,6 +80,10 @@ class SpeakerDiarization(FrameTask):
         rows = zip(outputs.sigmoid().cpu().numpy(), lengths.tolist(), strict=True)
         return [row[:length] for row, length in rows]
 
+    @property
+    def criterion(self) -> tuple[str, int]:
+        return ("accuracy", 1) if self.protocol == "compat" else super().criterion
+
     def tune(self, split: str, predictions: Mapping[str, Any]) -> Any:
         if split == "valid" and self.protocol == "compat":
             return UNTUNED
@@ -91,25 +101,36 @@ class SpeakerDiarization(FrameTask):
     def counts(
         self, utterance: Utterance, prediction: Any, tuned: Any
     ) -> dict[str, tuple[float, float]]:
-        threshold, median_frames = tuned
-        labels = self._labels(utterance, len(prediction))[None]
-        active = active_frames(prediction, threshold=threshold, median_frames=median_frames)
-        logits = np.where(active, 1.0, -1.0)[None]
-        speakers = range(self.num_speakers)
-        found = (
-            diarization_counts(logits, labels[..., list(order)], np.array([len(prediction)]))
-            for order in permutations(speakers)
-        )
-        best = min(found, key=lambda c: c.speaker_miss + c.speaker_false_alarm + c.speaker_error)
-        errors = best.speaker_miss + best.speaker_false_alarm + best.speaker_error
+        sure = np.clip(prediction, 1e-6, 1 - 1e-6)  # so that the logits are finite
+        logits = np.log(sure / (1 - sure))[None]
+        labels, length = self._labels(utterance, len(prediction))[None], [len(prediction)]
+        _, order = permutation_invariant_loss(logits, labels, np.array(length))
+        frames = diarization_counts(logits, labels[..., order[0]], np.array(length))
         return {
-            "der": (errors, best.speaker_scored),
-            "accuracy": (best.correct, best.num_frames),
+            "der": self._errors(utterance, prediction, tuned),
+            "accuracy": (frames.correct, frames.num_frames),
         }
+
+    def _errors(
+        self, utterance: Utterance, prediction: np.ndarray, tuned: Any
+    ) -> tuple[float, float]:
+        """Seconds of errors and of speech."""
+        threshold, median_frames = tuned
+        system = speaker_segments(
+            prediction,
+            frame_sec=1 / self.frame_rate,
+            threshold=threshold,
+            median_frames=median_frames,
+        )
+        reference = [
+            SpeakerSegment(turn.speaker, turn.start_sec, turn.stop_sec - turn.start_sec)
+            for turn in utterance.target
+        ]
+        return segment_errors(reference, system, self.num_speakers)
 
     def _error_rate(self, split: str, predictions: Mapping[str, Any], choice: Any) -> float:
         rows = [
-            self.counts(utterance, predictions[utterance.id], choice)["der"]
+            self._errors(utterance, predictions[utterance.id], choice)
             for utterance in self.splits[split]
             if utterance.id in predictions
         ]

@@ -49,6 +49,11 @@ class FrameTask(SuperbTask):
     splits: Mapping[str, Sequence[Utterance]]
     seed: int
 
+    @property
+    def criterion(self) -> tuple[str, int]:
+        """Score that chooses heads by validation, and the sign that makes more of it better."""
+        return self.metric, 1 if self.higher_is_better else -1
+
     @abstractmethod
     def head(self, dim: int, frame_rate: float) -> nn.Module:
         """Module from (B, T, ``dim``) and valid frames (B,) to outputs and their lengths (B,).

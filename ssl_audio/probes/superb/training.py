@@ -182,11 +182,11 @@ class _Run:
 
     def validate(self, step: int) -> None:
         """Scores every candidate and keeps its state if it is its best."""
-        sign = 1 if self.task.higher_is_better else -1
+        name, sign = self.task.criterion
         found = self.predict(self.candidates, self.selection)
         for candidate, predictions in zip(self.candidates, found, strict=True):
             tuned = self.task.tune(self.selection, predictions)
-            score = self.task.evaluate(self.selection, predictions, tuned)[0][self.task.metric]
+            score = self.task.evaluate(self.selection, predictions, tuned)[0][name]
             self.grid.append({"lr": candidate.lr, "step": step, "validation": score})
             if _rank(sign * score) > _rank(sign * candidate.score) or not candidate.state:
                 candidate.score, candidate.step, candidate.tuned = score, step, tuned
@@ -196,7 +196,7 @@ class _Run:
     def result(self) -> TaskResult:
         """Test of the best candidate at its best step."""
         task = self.task
-        sign = 1 if task.higher_is_better else -1
+        _, sign = task.criterion
         best = max(self.candidates, key=lambda candidate: _rank(sign * candidate.score))
         best.probe.load_state_dict(best.state)
         (predictions,) = self.predict([best], "test")

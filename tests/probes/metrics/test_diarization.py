@@ -7,8 +7,10 @@ import pytest
 from scipy.signal import medfilt
 
 from ssl_audio.probes.metrics.diarization import (
+    SpeakerSegment,
     diarization_counts,
     permutation_invariant_loss,
+    segment_errors,
     speaker_segments,
 )
 
@@ -53,3 +55,41 @@ def test_median_filter_of_decisions_equals_scipy():
 def test_even_filters_are_refused():
     with pytest.raises(ValueError, match="must be odd and positive, got 4"):
         speaker_segments(np.zeros((3, 1)), frame_sec=0.02, median_frames=4)
+
+
+def test_errors_of_segments_by_hand():
+    reference = [SpeakerSegment(0, 0.0, 4.0), SpeakerSegment(1, 3.0, 2.0)]
+    assert segment_errors(reference, reference, 2) == (0.0, 6.0)
+    swapped = [SpeakerSegment(1, 0.0, 4.0), SpeakerSegment(0, 3.0, 2.0)]
+    assert segment_errors(reference, swapped, 2) == (0.0, 6.0)
+    assert segment_errors(reference, [], 2) == (6.0, 6.0)
+    assert segment_errors([], reference, 2) == (6.0, 0.0)
+    # One speaker for all of it and a second too long: one second of overlap is missed, from 4 to 5
+    # it is another speaker, from 5 to 6 an alarm.
+    assert segment_errors(reference, [SpeakerSegment(0, 0.0, 6.0)], 2) == (3.0, 6.0)
+
+
+def test_segments_that_follow_each_other_or_overlap_are_one():
+    reference = [SpeakerSegment(0, 0.0, 2.0)]
+    parts = [SpeakerSegment(0, 0.0, 1.2), SpeakerSegment(0, 1.0, 0.5), SpeakerSegment(0, 1.5, 0.5)]
+    assert segment_errors(reference, parts, 2) == (0.0, 2.0)
+
+
+def test_seconds_are_rounded_as_in_rttm_files():
+    reference, system = [SpeakerSegment(0, 0.0, 1.004)], [SpeakerSegment(0, 0.0, 1.0)]
+    assert segment_errors(reference, system, 1) == (0.0, 1.0)
+    assert segment_errors(reference, [*system, SpeakerSegment(0, 1.5, 0.004)], 1) == (0.0, 1.0)
+
+
+def test_segments_of_frames_have_the_errors_of_the_frames():
+    rng = np.random.default_rng(3)
+    labels, logits = rng.integers(0, 2, (1, 50, 2)), rng.standard_normal((1, 50, 2))
+    found = [
+        diarization_counts(logits, labels[..., order], [50]).error_rate
+        for order in ([0, 1], [1, 0])
+    ]
+    sides = [
+        speaker_segments(x, frame_sec=0.02) for x in (labels[0], (logits[0] > 0).astype(float))
+    ]
+    errors, spoken = segment_errors(*sides, 2)
+    assert errors / spoken == pytest.approx(min(found))

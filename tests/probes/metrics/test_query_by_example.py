@@ -66,6 +66,23 @@ def test_term_weighted_value_by_hand():
     assert cheap == pytest.approx(1 - 0.1 * (1 / 2 + 2 / 3) / 2)
 
 
+def test_queries_and_documents_without_scores_find_nothing():
+    rng = np.random.default_rng(2)
+    scores, relevant = rng.standard_normal((5, 7)), rng.random((5, 7)) < 0.3
+    relevant[:, 0] = True
+    silent = np.full((9, 12), -100.0)
+    silent[:5, :7] = scores
+    everything = np.zeros((9, 12), dtype=bool)
+    everything[:5, :7] = relevant
+    everything[5:, 11] = True
+    value = maximum_term_weighted_value(silent, everything, false_alarm_weight=3.0)
+    assert 0 < value < 5 / 9
+    part = maximum_term_weighted_value(
+        scores, relevant, false_alarm_weight=3.0, num_queries=9, num_documents=12
+    )
+    assert part == pytest.approx(value)
+
+
 def test_equal_scores_are_found_together():
     relevant = np.array([[True, False]])
     same = maximum_term_weighted_value(np.zeros((1, 2)), relevant, false_alarm_weight=0.25)

@@ -56,13 +56,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("protocol", ["ours", "compat"])
 def test_speakers_are_told_apart(folder: Path, tiny_encoder, protocol) -> None:
-    recipe = Recipe("", (1e-2,), 60, 60, batch_size=4, options=OPTIONS)
+    recipe = Recipe("", (1e-2,), 100, 50, batch_size=4, options=OPTIONS)
     task = SpeakerDiarization(folder, recipe, 0)
     before = dict(vars(task))
     layers = LayerStack(EncoderLayers(tiny_encoder), match_lengths=protocol == "compat")
     (fold,) = task.run(layers, Settings(protocol=protocol)).folds
     assert fold.scores["der"] < 0.3
     assert fold.scores["accuracy"] > 0.85
+    best = max if protocol == "compat" else min  # by frame accuracy, by error rate
+    values = [row["validation"] for row in fold.grid]
+    assert fold.chosen["step"] == fold.grid[values.index(best(values))]["step"]
     assert vars(task) == before  # results are kept under what the constructor has read
     if protocol == "ours":
         assert fold.chosen["tuned"][0] in OPTIONS["thresholds"]
@@ -78,11 +81,14 @@ def test_order_of_speakers_does_not_count(folder: Path) -> None:
     task.frame_rate = 50.0
     utterance = task.splits["test"][0]
     truth = frame_labels(utterance.target, 100, 50.0, 2).astype(float)
+    spoken_sec = sum(turn.stop_sec - turn.start_sec for turn in utterance.target)
     for found in (truth, truth[:, ::-1]):
         counted = task.counts(utterance, found, (0.5, 1))
-        assert counted["der"] == (0.0, truth.sum())
+        assert counted["der"][0] < 0.05  # frames are shorter than 20 ms off at each of four ends
+        assert counted["der"][1] == pytest.approx(spoken_sec, abs=0.011)
         assert counted["accuracy"] == (100.0, 100.0)
-    assert task.counts(utterance, 0 * truth, (0.5, 1))["der"][0] == truth.sum()
+    missed, spoken = task.counts(utterance, 0 * truth, (0.5, 1))["der"]
+    assert missed == spoken
 
 
 def test_compat_chooses_the_threshold_on_test(folder: Path) -> None:
@@ -97,7 +103,7 @@ def test_compat_chooses_the_threshold_on_test(folder: Path) -> None:
     assert task.evaluate("test", predictions, (0.5, 1))[0]["der"] == 1.0
     task.protocol = "compat"
     assert task.tune("valid", predictions) == (0.5, 1)
-    assert task.evaluate("test", predictions, (0.5, 1))[0]["der"] == 0.0
+    assert task.evaluate("test", predictions, (0.5, 1))[0]["der"] < 0.03
 
 
 def _as_valid(task: SpeakerDiarization) -> dict[str, np.ndarray]:
