@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ssl_audio.probes.sources import FrameSource
+    from ssl_audio.probes.task_suite import TaskSuite
 
 Results = dict[str, Any]  # see ssl_audio.probes.runner
 
@@ -179,38 +179,31 @@ def _kind(arguments: argparse.Namespace) -> str:
     return "folder" if root.name == "probes" or (root / "probes").is_dir() else "demo"
 
 
-def _sources(arguments: argparse.Namespace, layer: str) -> Mapping[str, FrameSource]:
-    """The encoder and its baselines."""
-    from ssl_audio import hub
+def _task_suite(arguments: argparse.Namespace) -> TaskSuite[Any, Any]:
+    from dataclasses import fields
+    from importlib import import_module
+
     from ssl_audio.devices import default_device
-    from ssl_audio.probes.hear.run import encoder_and_baselines
 
-    encoder = hub.load_encoder(arguments.model).to(default_device(arguments.device))
-    return encoder_and_baselines(encoder, layer, arguments.untrained_seed, arguments.patches)
-
-
-def _hear_tasks(arguments: argparse.Namespace) -> Sequence[str]:
-    from ssl_audio.probes.hear.folder import METADATA_FILE
-
-    return sorted(path.parent.name for path in Path(arguments.root).glob(f"*/{METADATA_FILE}"))
-
-
-def _hear(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
-    from ssl_audio.devices import default_device
-    from ssl_audio.probes.hear.leaderboard import read_table
-    from ssl_audio.probes.hear.run import HearRun
-
+    module, name = TASK_SUITES[arguments.suite].split(":")
+    suite = getattr(import_module(module), name)
     device = default_device(arguments.device)
-    hear = HearRun(
-        Path(arguments.root),
-        arguments.protocol,
-        arguments.cache,
-        seed=arguments.seed,
-        device=device,
-        bf16=arguments.bf16,
-    )
-    layer = arguments.layers or "last"
-    return hear.suite(_sources(arguments, layer), read_table(), tasks, layer)
+    given = vars(arguments) | {"cache_dir": arguments.cache, "layer": arguments.layers}
+    known = {field.name for field in fields(suite)} & given.keys()
+    options = {name: given[name] for name in known if given[name] is not None}
+    return suite(**options | {"device": device})
+
+
+def _task_names(arguments: argparse.Namespace) -> Sequence[str]:
+    return _task_suite(arguments).names()
+
+
+def _tasks(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
+    from ssl_audio import hub
+
+    suite = _task_suite(arguments)
+    encoder = hub.load_encoder(arguments.model).to(suite.device)
+    return suite.probe(encoder, tasks, arguments.untrained_seed)
 
 
 def _syllable_tasks(arguments: argparse.Namespace) -> Sequence[str]:
@@ -249,58 +242,15 @@ def _syllables(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Re
     )
 
 
-def _superb_tasks(arguments: argparse.Namespace) -> Sequence[str]:
-    from ssl_audio.probes.superb.run import read_tables
-
-    return list(read_tables()[0])
-
-
-def _superb(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
-    from ssl_audio.devices import default_device
-    from ssl_audio.probes.hear.run import CONCAT
-    from ssl_audio.probes.superb.run import SuperbRun, read_tables
-    from ssl_audio.probes.superb.task import Settings
-
-    if arguments.layers == CONCAT:
-        raise ValueError("SUPERB learns a sum of layers; use --layers sum, last or a number")
-    device = default_device(arguments.device)
-    settings = Settings(
-        arguments.protocol,
-        arguments.seed,
-        device,
-        arguments.cache,
-        max_steps=arguments.max_steps,
-        progress=arguments.progress,
-    )
-    superb = SuperbRun(Path(arguments.root), settings, arguments.layer_norm)
-    every = arguments.layers in (None, "sum", "all")
-    layer = CONCAT if every else arguments.layers
-    return superb.suite(_sources(arguments, layer), *read_tables(), tasks)
-
-
-def _xares_tasks(arguments: argparse.Namespace) -> Sequence[str]:
-    from ssl_audio.probes.xares.run import read_tables
-
-    return [name for name in read_tables()[0] if (Path(arguments.root) / name).is_dir()]
-
-
-def _xares(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:
-    from ssl_audio.devices import default_device
-    from ssl_audio.probes.xares.run import XaresRun, read_tables
-
-    device = default_device(arguments.device)
-    root = Path(arguments.root)
-    xares = XaresRun(root, arguments.protocol, arguments.cache, arguments.seed, device)
-    layer = arguments.layers or "last"
-    return xares.suite(_sources(arguments, layer), *read_tables(), tasks, layer)
-
-
+TASK_SUITES = {
+    "hear": "ssl_audio.probes.hear.run:HearRun",
+    "superb": "ssl_audio.probes.superb.run:SuperbRun",
+    "xares": "ssl_audio.probes.xares.run:XaresRun",
+}
 SUITES = {
     "demo": Suite(_linear_tasks, _linear),
     "folder": Suite(_linear_tasks, _linear),
-    "hear": Suite(_hear_tasks, _hear),
     "tokens": Suite(_linear_tasks, _tokens),
-    "superb": Suite(_superb_tasks, _superb),
-    "xares": Suite(_xares_tasks, _xares),
     "syllables": Suite(_syllable_tasks, _syllables),
+    **dict.fromkeys(TASK_SUITES, Suite(_task_names, _tasks)),
 }

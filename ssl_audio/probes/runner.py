@@ -8,8 +8,6 @@ the fields of ``ProbeScore`` in each score.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,14 @@ from ssl_audio.probes.features import PooledFeatures
 from ssl_audio.probes.isolation import device_of
 from ssl_audio.probes.progress import fraction_bar
 from ssl_audio.probes.ranks import Ranks
-from ssl_audio.probes.sources import EncoderLayers, FrameSource, LogMelFrames, untrained_twin
+from ssl_audio.probes.scores import plain, read_stored, stored_path
+from ssl_audio.probes.sources import (
+    EncoderLayers,
+    FrameSource,
+    LogMelFrames,
+    Patches,
+    untrained_twin,
+)
 from ssl_audio.probes.suite import SPLITS, ProbeSuite, ProbeTask
 from ssl_audio.probes.table import markdown_table
 
@@ -69,13 +74,9 @@ def run_probes(
     if unknown:
         raise ValueError(f"unknown baseline {min(unknown)!r}; use {' or '.join(BASELINES)}")
     settings = settings or ProbeSettings()
-    layers_of = partial(EncoderLayers, layers=layers, patches=settings.patches)
-    sources: dict[str, FrameSource] = {TRAINED: layers_of(encoder)}
-    if UNTRAINED in baselines:
-        sources[UNTRAINED] = layers_of(untrained or untrained_twin(encoder))
-    if LOG_MEL in baselines:
-        sources[LOG_MEL] = LogMelFrames(device=device_of(encoder))
-    sources |= {name: layers_of(other) for name, other in (others or {}).items()}
+    sources = encoder_and_baselines(
+        encoder, layers, settings.patches, untrained, others, baselines=baselines
+    )
     with fraction_bar(progress, f"probing {suite.name}") as advance:
         return probe_sources(
             sources,
@@ -85,6 +86,25 @@ def run_probes(
             cache_dir=cache_dir,
             on_progress=advance,
         )
+
+
+def encoder_and_baselines(
+    encoder: Encoder,
+    layers: Sequence[str] | None = None,
+    patches: Patches = "concat",
+    untrained: Encoder | None = None,
+    others: Mapping[str, Encoder] | None = None,
+    *,
+    baselines: Sequence[str] = BASELINES,
+) -> dict[str, FrameSource]:
+    """What is probed, by the name of its column; arguments as ``run_probes``."""
+    layers_of = partial(EncoderLayers, layers=layers, patches=patches)
+    sources: dict[str, FrameSource] = {TRAINED: layers_of(encoder)}
+    if UNTRAINED in baselines:
+        sources[UNTRAINED] = layers_of(untrained or untrained_twin(encoder))
+    if LOG_MEL in baselines:
+        sources[LOG_MEL] = LogMelFrames(device=device_of(encoder))
+    return sources | {name: layers_of(other) for name, other in (others or {}).items()}
 
 
 def probe_sources(
@@ -117,11 +137,13 @@ def probe_sources(
     keys = {name: source.key for name, source in sources.items()} if cache else {}
 
     def path_of(source: str, task: ProbeTask, probe: str) -> Path | None:
-        return cache and _score_path(cache, keys[source], suite, task, probe, settings)
+        fingerprint = suite.only([task.name]).fingerprint()
+        facts = (PROTOCOL, keys.get(source), fingerprint, probe, dataclasses.astuple(settings))
+        return cache and stored_path(cache, "", facts)
 
     jobs = [(source, task, probe) for source in sources for task, probe in plan]
     # Rank 0 alone looks, so that all ranks know the same.
-    stored = ranks.each(lambda: [_stored(path_of(*job)) for job in jobs if ranks.index == 0])[0]
+    stored = ranks.each(lambda: [read_stored(path_of(*job)) for job in jobs if ranks.index == 0])[0]
     found = {_row(*job, probes): entry for job, entry in zip(jobs, stored, strict=True) if entry}
     missing = [job for job in jobs if _row(*job, probes) not in found]
     if missing:
@@ -230,31 +252,3 @@ def _probed(
     except ValueError as error:
         return {"score": None, "warnings": [*lines, f"task {task.name}: {error}"]}
     return {"score": score, "warnings": lines}
-
-
-def _score_path(
-    cache: Path,
-    source_key: str,
-    suite: ProbeSuite,
-    task: ProbeTask,
-    probe: str,
-    settings: ProbeSettings,
-) -> Path:
-    fingerprint = suite.only([task.name]).fingerprint()
-    parts = (PROTOCOL, source_key, fingerprint, probe, dataclasses.astuple(settings))
-    return cache / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.json"
-
-
-def _stored(path: Path | None) -> dict[str, Any] | None:
-    """A finished task; None if there is none, or its file is damaged."""
-    if path is None:
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def plain(value: Any) -> Any:
-    """Tuples to lists, so that fresh results equal those read from JSON."""
-    return json.loads(json.dumps(value))

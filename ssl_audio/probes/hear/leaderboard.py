@@ -15,15 +15,6 @@ END_POINTS = "worst and best of the 34 models on HEAR's leaderboard"
 TaskTable = Mapping[str, Mapping[str, Any]]  # see configs/probe/hear.yaml
 
 
-def read_table() -> TaskTable:
-    """The 19 tasks of ``configs/probe/hear.yaml``."""
-    import yaml
-
-    from ssl_audio.config import CONFIG_DIR
-
-    return yaml.safe_load((CONFIG_DIR / "probe" / "hear.yaml").read_text(encoding="utf-8"))["table"]
-
-
 def folders(table: TaskTable) -> list[str]:
     """Names of all task folders that the table counts."""
     return [str(name) for row in table.values() for name in row["folders"]]

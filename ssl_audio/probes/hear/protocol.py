@@ -148,14 +148,18 @@ def aggregate(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return summary
 
 
-def interval_over_folds(
-    intervals: Sequence[tuple[float, float]], value: float, std: float
-) -> tuple[float, float]:
-    """95 % interval of the mean over folds; of a single fold its own."""
-    if len(intervals) == 1:
-        return intervals[0]
-    half = NORMAL_95 * std / math.sqrt(len(intervals))
-    return value - half, value + half
+def over_folds(
+    scores: Sequence[Mapping[str, float]],
+    intervals: Sequence[tuple[float, float]],
+    primary: str,
+) -> dict[str, Any]:
+    """``value`` of the primary score, its ``ci95`` (of a single fold its own), all ``scores``."""
+    summary = aggregate(scores)
+    value, interval = summary[f"{primary}_mean"], intervals[0]
+    if len(intervals) > 1:
+        half = NORMAL_95 * summary[f"{primary}_std"] / math.sqrt(len(intervals))
+        interval = value - half, value + half
+    return {"value": value, "ci95": interval, "scores": summary}
 
 
 def run_rotations(

@@ -20,7 +20,7 @@ from ssl_audio import audio
 from ssl_audio.probes.metrics.classification import ratio_interval
 from ssl_audio.probes.recordings import Recording, Window, read_windows
 from ssl_audio.probes.superb.layers import LayerStack
-from ssl_audio.probes.superb.task import Recipe, Settings, SuperbTask, TaskResult, Utterance
+from ssl_audio.probes.superb.task import Settings, SuperbTask, TaskResult, Utterance
 from ssl_audio.rng import sample_generator
 
 
@@ -45,9 +45,7 @@ class FrameTask(SuperbTask):
     """
 
     selects_on_test: ClassVar[bool] = False
-    recipe: Recipe
     splits: Mapping[str, Sequence[Utterance]]
-    seed: int
 
     @property
     def criterion(self) -> tuple[str, int]:

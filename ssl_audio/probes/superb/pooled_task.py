@@ -20,7 +20,6 @@ from ssl_audio.probes.superb.linear_grid import (
 from ssl_audio.probes.superb.means import layer_means
 from ssl_audio.probes.superb.task import (
     FoldResult,
-    Recipe,
     Settings,
     SuperbTask,
     TaskResult,
@@ -50,8 +49,6 @@ class PooledTask(SuperbTask):
     metric = "acc"
     balanced: ClassVar[bool] = False
     gain_db: ClassVar[float] = 0.0
-    recipe: Recipe
-    seed: int
     folds: Sequence[Fold]
 
     def run(self, layers: LayerStack, settings: Settings) -> TaskResult:

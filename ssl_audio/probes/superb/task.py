@@ -101,8 +101,6 @@ class Settings:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {self.protocol!r}; use {' or '.join(PROTOCOLS)}")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
 
@@ -150,6 +148,7 @@ class SuperbTask(ABC):
             says otherwise.
         higher_is_better: of the primary score.
         scale: factor to what people print: 100 for percent, 1 for decibels.
+        recipe, seed: as they were given.
 
     Args:
         folder: with the original data; read here.
@@ -162,6 +161,8 @@ class SuperbTask(ABC):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     scale: ClassVar[float] = 100.0
+    recipe: Recipe
+    seed: int
 
     @abstractmethod
     def __init__(self, folder: Path, recipe: Recipe, seed: int) -> None: ...

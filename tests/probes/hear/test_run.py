@@ -5,15 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from ssl_audio import cli, hub
-from ssl_audio.config import CONFIG_DIR
 from ssl_audio.models.spectral import MfccEncoder
 from ssl_audio.probes.hear.embeddings import Embedder
 from ssl_audio.probes.hear.folder import read_task
-from ssl_audio.probes.hear.leaderboard import folders, read_table, summarised
+from ssl_audio.probes.hear.leaderboard import folders, summarised
 from ssl_audio.probes.hear.run import HearRun
 from ssl_audio.probes.sources import EncoderLayers
 
@@ -73,8 +71,8 @@ def test_embeddings_are_cached_and_a_broken_cache_is_made_anew(scene_task, tmp_p
 def test_a_suite_of_scenes_and_events(scene_task, event_task, tmp_path, source):
     scene_task(tmp_path / "hear")
     event_task(tmp_path / "hear")
-    run = HearRun(tmp_path / "hear", cache_dir=tmp_path / "cache")
-    results = run.suite({"mfcc": source}, TABLE)
+    run = HearRun(tmp_path / "hear", cache_dir=tmp_path / "cache", table=TABLE)
+    results = run.run({"mfcc": source})
     assert results["warnings"] == []
     tones = results["scores"]["mfcc"]["tones-v1-trainvaltest"]
     assert tones["value"] == 1.0
@@ -86,12 +84,16 @@ def test_a_suite_of_scenes_and_events(scene_task, event_task, tmp_path, source):
     assert beeps["ci95"][0] <= beeps["value"] <= beeps["ci95"][1]
     assert results["summary"]["mfcc"]["tasks"] == ["tones", "beeps"]
     assert json.loads(json.dumps(results)) == results
-    assert run.suite({"mfcc": source}, TABLE)["scores"]["mfcc"] == results["scores"]["mfcc"]
+    assert run.run({"mfcc": source}) == results
 
 
 def test_two_runs_give_the_same_numbers(scene_task, tmp_path, source):
     directory = scene_task(tmp_path, folds=3)
-    records = [HearRun(tmp_path, "heareval").task(source, directory.name) for _ in range(2)]
+    run = HearRun(tmp_path, "heareval", table=TABLE)
+    records = [
+        run.run({"mfcc": source}, [directory.name])["scores"]["mfcc"][directory.name]
+        for _ in range(2)
+    ]
     for record in records:
         del record["seconds"]
     assert records[0] == records[1]
@@ -106,21 +108,26 @@ def test_what_fails_is_told_and_the_others_go_on(scene_task, event_task, tmp_pat
     scene_task(tmp_path)
     broken = event_task(tmp_path)
     (broken / "valid.json").unlink()
-    results = HearRun(tmp_path).suite({"mfcc": source}, TABLE | {"x": {"folders": ["gone-v1"]}})
+    run = HearRun(tmp_path, table=TABLE | {"x": {"folders": ["gone-v1"]}})
+    results = run.run({"mfcc": source})
+    assert results["failed"] == ["beeps-v1-full", "gone-v1"]
     assert list(results["scores"]["mfcc"]) == ["tones-v1-trainvaltest"]
     told = "\n".join(results["warnings"])
     assert "valid.json is missing" in told
     assert "task gone-v1: not in" in told
-    with pytest.raises(ValueError, match="has no task 'esc50'; a task is a folder with"):
-        HearRun(tmp_path).suite({"mfcc": source}, TABLE, ["esc50"])
+    with pytest.raises(ValueError, match="no HEAR task 'esc50'; tasks: beeps-v1-full, tones"):
+        run.run({"mfcc": source}, ["esc50"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no task; a task is a folder with task_metadata"):
+        HearRun(tmp_path / "empty").run({"mfcc": source})
     with pytest.raises(ValueError, match="does not exist; give the folder"):
         HearRun(tmp_path / "nothing")
 
 
 def test_resampled_audio_is_noted(scene_task, tmp_path, source):
     directory = scene_task(tmp_path, count=6, rate=48_000)
-    record = HearRun(tmp_path).task(source, directory.name)
-    assert record["warnings"] == [
+    results = HearRun(tmp_path).run({"mfcc": source}, [directory.name])
+    assert results["warnings"] == [
         "task tones-v1-trainvaltest: audio of 48000 Hz, resampled to 16000 Hz with soxr HQ"
     ]
 
@@ -141,9 +148,8 @@ def test_the_summary_names_its_tasks_and_end_points():
     assert summarised({}, table)["mean"] is None
 
 
-def test_the_table_has_the_nineteen_tasks():
-    table = yaml.safe_load((CONFIG_DIR / "probe" / "hear.yaml").read_text())["table"]
-    assert table == read_table()
+def test_the_table_has_the_nineteen_tasks(tmp_path):
+    table = HearRun(tmp_path).table
     assert len(table) == 19
     assert len(folders(table)) == 20  # two folders of beehives
     assert all(row["low"] < row["high"] for row in table.values())

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from ssl_audio import cli, hub
-from ssl_audio.config import CONFIG_DIR
 from ssl_audio.models.spectral import MfccEncoder
 from ssl_audio.probes.sources import EncoderLayers, LogMelFrames
-from ssl_audio.probes.superb.run import TASKS, SuperbRun, read_tables
-from ssl_audio.probes.superb.task import Recipe, Settings
+from ssl_audio.probes.superb.run import TASKS, SuperbRun
+from ssl_audio.probes.superb.task import Recipe
 
 QUICK = {"steps": 30, "eval_every": 15, "lrs": [1e-2]}
-NONE: dict[str, str] = {}
 
 
 def tiny_table(*names: str, **changes) -> dict:
-    table, _ = read_tables()
+    table = SuperbRun(Path.cwd()).table
     return {name: {**table[name], **QUICK, **changes} for name in names}
 
 
@@ -37,7 +35,8 @@ def source():
 
 def test_a_suite_with_missing_data(root, source):
     table = tiny_table("ks", "ic", "er", "sid", train_silences=3, valid_silences=3)
-    results = SuperbRun(root, Settings()).suite({"mfcc": source}, table, {"st": "wants a decoder"})
+    run = SuperbRun(root, table=table, not_implemented={"st": "wants a decoder"})
+    results = run.run({"mfcc": source})
     assert list(results["scores"]["mfcc"]) == ["ks", "ic", "sid"]
     assert results["failed"] == ["er"]
     (warning,) = results["warnings"]
@@ -52,29 +51,30 @@ def test_a_suite_with_missing_data(root, source):
 
 def test_a_second_run_reads_the_first_and_equals_it(root, source, tmp_path):
     table = tiny_table("ic")
-    cached = SuperbRun(root, Settings(cache_dir=tmp_path / "cache"))
-    first = cached.suite({"mfcc": source}, table, NONE)
+    cached = SuperbRun(root, table=table, cache_dir=tmp_path / "cache")
+    first = cached.run({"mfcc": source})
     (record,) = (tmp_path / "cache").glob("superb-[!m]*.json")
     before = record.stat().st_mtime_ns
-    assert cached.suite({"mfcc": source}, table, NONE) == first
+    assert cached.run({"mfcc": source}) == first
     assert record.stat().st_mtime_ns == before
-    fresh = SuperbRun(root, Settings()).suite({"mfcc": source}, table, NONE)
+    fresh = SuperbRun(root, table=table).run({"mfcc": source})
     for results in (first, fresh):
         results["scores"]["mfcc"]["ic"].pop("seconds")
     assert fresh == first
-    cached.suite({"mfcc": source}, tiny_table("ic", steps=31), NONE)  # another recipe
+    cached.table = tiny_table("ic", steps=31)  # another recipe
+    cached.run({"mfcc": source})
     assert len(list((tmp_path / "cache").glob("superb-[!m]*.json"))) == 2
 
 
 def test_a_task_keeps_its_key_while_it_runs(root, source, tmp_path):
     tiny = {"min_train_sec": 0.2, "max_train_sec": 0.5, "valid_speakers": 3, "valid_trials": 20}
     table = tiny_table("asv", steps=2, eval_every=2, width=8, pooled=12, **tiny)
-    cached = SuperbRun(root, Settings(cache_dir=tmp_path / "cache"))
+    cached = SuperbRun(root, table=table, cache_dir=tmp_path / "cache")
     sources = {"mfcc": source, "log-mel": LogMelFrames()}
-    first = cached.suite(sources, table, NONE)
+    first = cached.run(sources)
     assert all(first["scores"].values())
     records = sorted((tmp_path / "cache").glob("superb-*.json"))
-    assert cached.suite(sources, table, NONE) == first
+    assert cached.run(sources) == first
     assert sorted((tmp_path / "cache").glob("superb-*.json")) == records
 
 
@@ -82,8 +82,8 @@ def test_scores_do_not_depend_on_the_batch_size(root, source):
     table = tiny_table("ic", "ks", train_silences=3, valid_silences=3)
     folds = []
     for clips in (1, 4, 16):
-        run = SuperbRun(root, Settings(batch_sec=0.4 * clips))
-        records = run.suite({"mfcc": source}, table, NONE)["scores"]["mfcc"]
+        run = SuperbRun(root, table=table, batch_sec=0.4 * clips)
+        records = run.run({"mfcc": source})["scores"]["mfcc"]
         folds.append([(r["scores"], r["folds"][0]["chosen"]) for r in records.values()])
     assert folds[0] == folds[1] == folds[2]
 
@@ -95,30 +95,29 @@ def test_features_that_are_not_finite_are_told(root):
             return {name: x * torch.nan for name, x in layers.items()}, frames
 
     source = Broken(MfccEncoder().eval())
-    results = SuperbRun(root, Settings()).suite({"nan": source}, tiny_table("ic"), NONE)
+    results = SuperbRun(root, table=tiny_table("ic")).run({"nan": source})
     assert results["failed"] == ["ic"]
     assert "no file of split 'train' can be used" in results["warnings"][0]
 
 
 def test_what_a_user_can_get_wrong(tmp_path, source):
-    with pytest.raises(ValueError, match="does not exist; give the folder with SUPERB's corpora"):
-        SuperbRun(tmp_path / "nothing", Settings())
-    run = SuperbRun(tmp_path, Settings())
+    with pytest.raises(ValueError, match="does not exist; give the folder with SUPERB's data"):
+        SuperbRun(tmp_path / "nothing")
+    run = SuperbRun(tmp_path)
     with pytest.raises(ValueError, match="no SUPERB task 'st'; CoVoST"):
-        run.suite({}, *read_tables(), tasks=["st"])
+        run.run({}, ["st"])
     with pytest.raises(ValueError, match="no SUPERB task 'kws'; tasks: "):
-        run.suite({}, *read_tables(), tasks=["kws"])
+        run.run({}, ["kws"])
     with pytest.raises(ValueError, match="unknown protocol 'heareval'"):
-        Settings("heareval")  # type: ignore[arg-type]
+        SuperbRun(tmp_path, "heareval")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_steps must be at least 1"):
-        Settings(max_steps=0)
+        SuperbRun(tmp_path, max_steps=0)
 
 
 def test_the_table_has_the_recipes_of_the_paper():
-    config = yaml.safe_load((CONFIG_DIR / "probe" / "superb.yaml").read_text())
-    table, not_implemented = read_tables()
-    assert (config["table"], config["not_implemented"]) == (table, not_implemented)
-    assert set(not_implemented) == {"st", "vc"}
+    run = SuperbRun(Path.cwd())
+    table = run.table
+    assert set(run.not_implemented) == {"st", "vc"}
     assert set(table) == set(TASKS)
     recipes = {name: Recipe.of(row) for name, row in table.items()}
     effective = {name: r.batch_size * r.accumulate for name, r in recipes.items()}

@@ -8,15 +8,12 @@ import pytest
 import torch
 
 from ssl_audio import cli, hub
-from ssl_audio.config import CONFIG_DIR
 from ssl_audio.models.spectral import MfccEncoder
 from ssl_audio.probes.embeddings import Extraction
 from ssl_audio.probes.sources import EncoderLayers
 from ssl_audio.probes.xares.data import rows_of
-from ssl_audio.probes.xares.run import XaresRun, read_tables
+from ssl_audio.probes.xares.run import XaresRun
 from ssl_audio.probes.xares.task import Recipe, read_task
-
-LATER = {"clotho": "needs text"}
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +53,8 @@ def test_frames_have_the_labels_of_their_centres(root, table, source):
 def test_a_suite_with_what_is_missing_named(root, table, source, tmp_path):
     table |= {"absent": table["tones"]}
     (root / "folds" / "fold-2-000000.tar").write_bytes(b"broken")
-    run = XaresRun(root, cache_dir=tmp_path / "cache")
-    results = run.suite({"mfcc": source}, table, LATER)
+    run = XaresRun(root, table=table, cache_dir=tmp_path / "cache")
+    results = run.run({"mfcc": source})
     assert results["failed"] == ["folds", "absent"]
     assert [line.split(":")[0] for line in results["warnings"]] == ["task folds", "task absent"]
     scores = results["scores"]["mfcc"]
@@ -77,12 +74,12 @@ def test_a_suite_with_what_is_missing_named(root, table, source, tmp_path):
 
     reader = EncoderLayers(source.encoder, ["last"])
     reader.layers = unused
-    assert run.suite({"mfcc": reader}, table, LATER) == results
+    assert run.run({"mfcc": reader}) == results
 
 
 def test_folds_and_protocols(root, table, source):
     records = {
-        protocol: XaresRun(root, protocol).suite({"mfcc": source}, table, LATER, ["folds"])
+        protocol: XaresRun(root, protocol, table=table).run({"mfcc": source}, ["folds"])
         for protocol in ("ours", "compat")
     }
     for protocol, results in records.items():
@@ -100,8 +97,8 @@ def test_folds_and_protocols(root, table, source):
 def test_scores_do_not_depend_on_the_batch_size(root, table, source):
     values = []
     for clips in (1, 4, 16):
-        run = XaresRun(root, batch_sec=1.5 * clips)  # seconds of the longest clip
-        results = run.suite({"mfcc": source}, table, LATER, ["tones", "events"])
+        run = XaresRun(root, table=table, batch_sec=1.5 * clips)  # seconds of the longest clip
+        results = run.run({"mfcc": source}, ["tones", "events"])
         records = results["scores"]["mfcc"]
         values.append({name: record["value"] for name, record in records.items()})
     assert len(values[0]) == 3
@@ -120,15 +117,14 @@ def test_the_sample_that_cannot_be_read_is_left_out(root, table, source):
     assert "clip0" in failures[0]
 
 
-def test_the_table_has_every_public_task():
-    table, later = read_tables()
-    assert len(table) + len(later) == 22
-    for row in table.values():
+def test_the_table_has_every_public_task(tmp_path):
+    run = XaresRun(tmp_path)
+    assert len(run.table) + len(run.not_implemented) == 22
+    for row in run.table.values():
         recipe = Recipe(**row)
         patterns = (recipe.folds,) if recipe.folds else (recipe.train, recipe.valid, recipe.test)
         assert all(pattern.endswith(".tar") for pattern in patterns)
         assert recipe.knn == (recipe.kind == "clip" and recipe.label != "sound")
-    assert (CONFIG_DIR / "probe" / "xares.yaml").is_file()
 
 
 def test_command(root, tars, tmp_path, capsys):
