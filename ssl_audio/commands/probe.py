@@ -168,7 +168,13 @@ def _tokens(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Resul
 
     suite = open_suite(_kind(arguments), arguments.root, tasks, arguments.max_clips)
     tokenizer = hub.load_tokenizer(arguments.model).to(default_device(arguments.device))
-    return probe_tokens(tokenizer, suite, abx_of_root(Path(arguments.root), suite))
+    return probe_tokens(
+        tokenizer,
+        suite,
+        abx_of_root(Path(arguments.root), suite),
+        cache_dir=arguments.cache,
+        progress=arguments.progress,
+    )
 
 
 def _kind(arguments: argparse.Namespace) -> str:

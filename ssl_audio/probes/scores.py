@@ -8,8 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from ssl_audio import __version__
 from ssl_audio.files import write_json
 from ssl_audio.probes.progress import with_bar
+
+VERSIONS = {"ssl_audio": __version__, "torch": torch.__version__}
 
 T = TypeVar("T")
 Task = TypeVar("Task")

@@ -10,19 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-import torch
 import yaml
 
-from ssl_audio import __version__
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.runner import encoder_and_baselines
-from ssl_audio.probes.scores import Record, Records, digest_of, score_tasks, stored
+from ssl_audio.probes.scores import VERSIONS, Record, Records, digest_of, score_tasks, stored
 from ssl_audio.probes.sources import LAST_LAYER, FrameSource, Patches, untrained_twin
 from ssl_audio.probes.stream import BATCH_SEC, EXTRACTOR
 
 CONCAT = "concat"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "probe"
-VERSIONS = {"ssl_audio": __version__, "torch": torch.__version__}
 
 Task = TypeVar("Task")
 Source = TypeVar("Source", bound=FrameSource)

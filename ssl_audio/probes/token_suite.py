@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_audio import __version__
 from ssl_audio.hub import content_hash
 from ssl_audio.probes.abx_task import AbxTask, abx_scores, demo_abx, folder_abx
 from ssl_audio.probes.isolation import device_of, same_random_state
 from ssl_audio.probes.runner import TRAINED, UNTRAINED
+from ssl_audio.probes.scores import VERSIONS, Record, Records, score_tasks, stored
 from ssl_audio.probes.sources import LAST_LAYER
+from ssl_audio.probes.stream import EXTRACTOR
 from ssl_audio.probes.suite import SPLITS, ProbeSuite
 from ssl_audio.probes.token_stream import CodeFrames, TokenSequence
-from ssl_audio.probes.tokens import agreements, read_tokens, statistics
+from ssl_audio.probes.tokens import agreements, check_codes, read_tokens, statistics
 from ssl_audio.tokenizers.syllable_tokenizer import SyllableTokenizer
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
+VERSION = 1  # raised with any change of scores: stored rows become stale
+CODES, ABX = "codes", "phones: ABX"  # beside the names of tasks
 GROUPS = 10  # of clips, each left out once
 NORMAL_95 = 1.96
 MAX_ONE_HOT = 2048  # channels of ABX: codebooks beyond are left out
@@ -34,8 +38,6 @@ USE = {
     "utilisation": ("utilisation, %", 100, True),
     "perplexity": ("perplexity", 1, True),
     "entropy_bits": ("entropy, bit", 1, True),
-}
-RATES = {
     "tokens_per_sec": ("tokens/s", 1, False),
     "bits_per_sec": ("bit/s", 1, False),
     "mean_run_tokens": ("run length, tokens", 1, True),
@@ -47,8 +49,18 @@ AGREEMENT = {
     "pnmi": ("PNMI, %", 100, True),
 }
 
+Form = tuple[str, int, bool]  # metric, what to multiply it by, whether more is better
+Rows = dict[str, tuple[Form, float]]
 
-def probe_tokens(tokenizer: Tokenizer, suite: ProbeSuite, abx: AbxTask | None) -> dict[str, Any]:
+
+def probe_tokens(
+    tokenizer: Tokenizer,
+    suite: ProbeSuite,
+    abx: AbxTask | None,
+    *,
+    cache_dir: Path | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
     """Results in the form of ``runner.run_probes``; columns are the tokenizer and its untrained
     self.
 
@@ -59,29 +71,46 @@ def probe_tokens(tokenizer: Tokenizer, suite: ProbeSuite, abx: AbxTask | None) -
         tokenizer: on the device to use.
         suite: clips and labels.
         abx: phones to compare, on test; None leaves ABX out.
+        cache_dir: rows of finished tasks are kept here.
+        progress: show bars.
 
     Raises:
-        ValueError: a tokenizer without codes, or no clip that gives tokens.
+        ValueError: a tokenizer without codes.
     """
-    tasks = [task.name for task in suite.tasks if task.unit != "boundary"]
-    suite = suite.only(tasks)
-    warnings = list(suite.left_out)
-    scores = {TRAINED: _records(tokenizer, suite, abx, warnings)}
-    try:
-        scores[UNTRAINED] = _records(_untrained(tokenizer), suite, abx, [])
-    except (ValueError, RuntimeError, AssertionError) as error:
-        warnings.append(f"the untrained tokenizer gives no tokens: {error}")
+    check_codes(tokenizer)
+    suite = suite.only([task.name for task in suite.tasks if task.unit != "boundary"])
+    sources = {
+        name: _Source(x, suite, "tokens" if progress else "")
+        for name, x in ((TRAINED, tokenizer), (UNTRAINED, _untrained(tokenizer)))
+    }
+    names = [CODES, *(task.name for task in suite.tasks)]
+    if abx is not None and not isinstance(tokenizer, SyllableTokenizer):
+        names.append(ABX)
+
+    def opened(name: str) -> ProbeSuite | AbxTask:
+        if name == ABX:
+            assert abx is not None
+            return abx
+        return suite if name == CODES else suite.only([name])
+
+    def scored(name: str, part: ProbeSuite | AbxTask, source: str) -> Records:
+        data = part.items if isinstance(part, AbxTask) else part.fingerprint()
+        facts = (VERSION, EXTRACTOR, sources[source].key, name, data)
+        return stored(cache_dir, "tokens", facts, lambda: sources[source].records(name, part))
+
+    title = f"probing tokens of {suite.name}" if progress else ""
+    found = score_tasks(names, sources, opened, scored, title)
     return {
         "suite": "tokens",
         "suite_fingerprint": suite.fingerprint(),
-        "scores": scores,
+        **found,
         "notes": [
             f"{tokenizer.num_codebooks} codebooks of {tokenizer.codebook_size}, means over them; "
             "statistics of the codes are of all clips, n-grams of the first codebook"
         ],
-        "encoder_hash": content_hash(tokenizer),
-        "versions": {"ssl_audio": __version__, "torch": torch.__version__},
-        "warnings": list(dict.fromkeys(warnings)),
+        "encoder_hash": sources[TRAINED].key,
+        "versions": VERSIONS,
+        "warnings": [*suite.left_out, *found["warnings"]],
     }
 
 
@@ -100,46 +129,65 @@ def abx_of_root(root: Path, suite: ProbeSuite) -> AbxTask | None:
     return None
 
 
-def _records(
-    tokenizer: Tokenizer, suite: ProbeSuite, abx: AbxTask | None, warnings: list[str]
-) -> dict[str, dict[str, Any]]:
-    found, lost = read_tokens(tokenizer, suite)
-    warnings += lost
-    size = tokenizer.codebook_size
-    whole = _rows(found, suite, size, warnings)
-    count = min(GROUPS, len(found))
-    parts = [
-        _rows([x for i, x in enumerate(found) if i % count != group], suite, size, [])
-        for group in range(count)
-        if count > 1
-    ]
-    records = {}
-    for name, (metric, scale, better, value) in whole.items():
-        others = [part[name][3] for part in parts if name in part]
-        records[name] = _record(metric, scale, better, value, _interval(value, others))
-    if abx is not None and not isinstance(tokenizer, SyllableTokenizer):
-        error = abx_scores(_OneHotCodes(tokenizer), abx).errors.get(LAST_LAYER, math.nan)
-        if not math.isnan(error):
-            records["phones: ABX"] = _record("ABX error, %", 100, False, error, None)
-    return records
+class _Source:
+    """A tokenizer, its tokens of the suite's clips once they are asked for."""
+
+    def __init__(self, tokenizer: Tokenizer, suite: ProbeSuite, title: str) -> None:
+        self.tokenizer, self.suite, self.title = tokenizer, suite, title
+        self.key = content_hash(tokenizer)
+
+    @cached_property
+    def tokens(self) -> tuple[list[TokenSequence], dict[str, str]]:
+        return read_tokens(self.tokenizer, self.suite, title=self.title)
+
+    def records(self, name: str, part: ProbeSuite | AbxTask) -> Records:
+        """Rows of the codes' use, of one task, or of ABX."""
+        if isinstance(part, AbxTask):
+            scores = abx_scores(_OneHotCodes(self.tokenizer), part)
+            error = scores.errors.get(LAST_LAYER, math.nan)
+            if math.isnan(error):
+                raise ValueError("no phones to compare")
+            return {name: _record("ABX error, %", 100, False, error, None, scores.failures)}
+        clips = {span.clip for span in part.spans()}
+        found = [tokens for tokens in self.tokens[0] if tokens.id in clips]
+        lost = [line for clip, line in self.tokens[1].items() if clip in clips]
+        rows_of = partial(
+            _use if name == CODES else _agreement, part=part, tokenizer=self.tokenizer
+        )
+        whole = rows_of(found)
+        if not whole:
+            raise ValueError("no token lies in a labelled span")
+        count = min(GROUPS, len(found))
+        groups = range(count if count > 1 else 0)
+        parts = [rows_of([x for i, x in enumerate(found) if i % count != g]) for g in groups]
+        return {
+            row: _record(
+                *form, value, _interval(value, [x[row][1] for x in parts if row in x]), lost
+            )
+            for row, (form, value) in whole.items()
+        }
 
 
-def _rows(
-    found: Sequence[TokenSequence], suite: ProbeSuite, size: int, warnings: list[str]
-) -> dict[str, tuple[str, int, bool, float]]:
-    """Row to metric, scale, whether more is better, value; those without a value are left out."""
-    stats = statistics(found, size)
-    rows: dict[str, tuple[str, int, bool, float]] = {}
-    for key, form in USE.items():
-        rows[f"codes: {key}"] = (*form, stats["codebooks"]["mean"][key])
-    for key, form in RATES.items():
-        rows[f"codes: {key}"] = (*form, stats[key])
+def _use(found: Sequence[TokenSequence], part: ProbeSuite, tokenizer: Tokenizer) -> Rows:
+    stats = statistics(found, tokenizer.codebook_size)
+    values = stats["codebooks"]["mean"] | stats
+    rows = {f"{CODES}: {key}": (form, values[key]) for key, form in USE.items()}
     for order, value in enumerate(stats["conditional_entropy_nats"]):
-        rows[f"codes: {order + 1}-gram"] = (ORDERS[order], 1, False, value)
-    for task, agreement in agreements(found, suite, SPLITS, warnings).items():
+        rows[f"{CODES}: {order + 1}-gram"] = ((ORDERS[order], 1, False), value)
+    return _finite(rows)
+
+
+def _agreement(found: Sequence[TokenSequence], part: ProbeSuite, tokenizer: Tokenizer) -> Rows:
+    warnings: list[str] = []
+    rows = {}
+    for task, agreement in agreements(found, part, SPLITS, warnings).items():
         for key, form in AGREEMENT.items():
-            rows[f"{task}: {key}"] = (*form, agreement["mean"][key])
-    return {name: row for name, row in rows.items() if not math.isnan(row[3])}
+            rows[f"{task}: {key}"] = (form, agreement["mean"][key])
+    return _finite(rows)
+
+
+def _finite(rows: Rows) -> Rows:
+    return {name: row for name, row in rows.items() if not math.isnan(row[1])}
 
 
 def _interval(value: float, others: Sequence[float]) -> tuple[float, float] | None:
@@ -153,8 +201,13 @@ def _interval(value: float, others: Sequence[float]) -> tuple[float, float] | No
 
 
 def _record(
-    metric: str, scale: int, better: bool, value: float, interval: tuple[float, float] | None
-) -> dict[str, Any]:
+    metric: str,
+    scale: int,
+    better: bool,
+    value: float,
+    interval: tuple[float, float] | None,
+    warnings: Sequence[str],
+) -> Record:
     return {
         "suite": "tokens",
         "metric": metric,
@@ -163,7 +216,8 @@ def _record(
         "value": value,
         "ci95": None if interval is None else list(interval),
         "majority": None,
-        "layer": "codes",
+        "layer": CODES,
+        "warnings": list(warnings),
     }
 
 

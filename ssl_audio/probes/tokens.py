@@ -25,6 +25,7 @@ from ssl_audio.probes.metrics.token_quality import (
     mean_run_frames,
     token_rate,
 )
+from ssl_audio.probes.progress import with_bar
 from ssl_audio.probes.stream import BATCH_SEC, Failure
 from ssl_audio.probes.suite import SPLITS, Example, ProbeSuite
 from ssl_audio.probes.token_stream import TokenSequence, iter_tokens
@@ -60,7 +61,8 @@ def token_quality(
     Raises:
         ValueError: a tokenizer without codes, or no clip that gives tokens.
     """
-    found, warnings = read_tokens(tokenizer, suite, splits, batch_sec)
+    found, lost = read_tokens(tokenizer, suite, splits, batch_sec)
+    warnings = list(lost.values())
     return {
         "suite": suite.name,
         "splits": list(splits),
@@ -72,32 +74,43 @@ def token_quality(
     }
 
 
+def check_codes(tokenizer: Tokenizer) -> None:
+    """ValueError for a tokenizer that finds segments only."""
+    if tokenizer.num_codebooks < 1 or tokenizer.codebook_size < 1:
+        raise ValueError("token quality needs codes; fit units for this tokenizer first")
+
+
 def read_tokens(
     tokenizer: Tokenizer,
     suite: ProbeSuite,
     splits: Sequence[str] = SPLITS,
     batch_sec: float = BATCH_SEC,
-) -> tuple[list[TokenSequence], list[str]]:
-    """Tokens of the clips of ``splits`` in the order of their names, and a line for each lost one.
+    title: str = "",
+) -> tuple[list[TokenSequence], dict[str, str]]:
+    """Tokens of the clips of ``splits`` in the order of their names, and why a clip has none.
+
+    Args:
+        tokenizer, suite, splits, batch_sec: as ``token_quality``.
+        title: of a progress bar; empty shows none.
 
     Raises:
         ValueError: as ``token_quality``.
     """
-    if tokenizer.num_codebooks < 1 or tokenizer.codebook_size < 1:
-        raise ValueError("token quality needs codes; fit units for this tokenizer first")
+    check_codes(tokenizer)
     used = sorted(
         {e.clip for task in suite.tasks for split in splits for e in task.examples[split]}
     )
     recordings = [recording_of(suite.clips[name]) for name in used]
-    found, warnings = [], []
-    for tokens in iter_tokens(tokenizer, recordings, batch_sec=batch_sec):
+    found, lost = [], {}
+    stream = iter_tokens(tokenizer, recordings, batch_sec=batch_sec)
+    for tokens in with_bar(stream, title, len(recordings)):
         if isinstance(tokens, Failure):
-            warnings.append(tokens.reason)
+            lost[tokens.id] = tokens.reason
         elif len(tokens.codes):
             found.append(tokens)
     if not found:
         raise ValueError(f"no clip of suite {suite.name!r} gives tokens")
-    return sorted(found, key=lambda tokens: tokens.id), warnings
+    return sorted(found, key=lambda tokens: tokens.id), lost
 
 
 def labels_at(
