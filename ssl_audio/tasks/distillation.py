@@ -36,7 +36,8 @@ class DistillationTask(AdamWTask):
         teacher: frozen, on the tokenizer's clock.
         estimator_layers: of the estimator, which is thrown away afterwards.
         commitment_weight: 1 in the paper, 10 in OpenBEATs.
-        alarm_perplexity: a codebook that is used less evenly than this is reported.
+        alarm_perplexity: a codebook that is used less evenly than this is reported, by every
+            validation and at the end.
         optimizer, schedule, max_steps, seed: see ``AdamWTask``.
 
     Raises:
@@ -113,13 +114,21 @@ class DistillationTask(AdamWTask):
         usage = self.trainer.strategy.reduce(self._usage, reduce_op="sum")
         perplexity = codebook_perplexity(usage).mean()
         self.log("valid/codebook_perplexity", perplexity, sync_dist=True)
+        self._look(float(perplexity), "validation")
+
+    def on_train_end(self) -> None:
+        self._look(float(self.tokenizer.codebook.perplexity()), "the last training steps")
+
+    def _look(self, perplexity: float, where: str) -> None:
         if perplexity < self.alarm_perplexity and self.trainer.is_global_zero:
             log.warning(
-                "step %d: the codebook collapses: perplexity %.1f of %d codes, below "
-                "alarm_perplexity=%g; lower the learning rate or set tokenizer.config.revive_below",
+                "step %d: the codebook collapses: perplexity %.1f of %d codes in %s, below "
+                "alarm_perplexity=%g; lower distillation.optimizer.lr or set "
+                "tokenizer.distilled.config.revive_below=0.01",
                 self.global_step,
-                float(perplexity),
+                perplexity,
                 self.tokenizer.codebook_size,
+                where,
                 self.alarm_perplexity,
             )
 

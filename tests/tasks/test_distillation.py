@@ -80,7 +80,7 @@ def test_bf16_stays_finite(program, parts):
 
 
 def test_a_collapse_raises_an_alarm(parts, caplog):
-    for limit, alarms in ((1.0, 0), (9.0, 1)):
+    for limit, validates, alarms in ((1.0, True, 0), (9.0, True, 2), (9.0, False, 1)):
         task = make_task(parts, alarm_perplexity=limit)
         loader = DataLoader(parts.make_batches(2), batch_size=None, collate_fn=already_collated)
         trainer = Trainer(
@@ -93,7 +93,7 @@ def test_a_collapse_raises_an_alarm(parts, caplog):
             num_sanity_val_steps=0,
         )
         caplog.clear()
-        trainer.fit(task, loader, loader)
+        trainer.fit(task, loader, loader if validates else None)
         found = [line for line in caplog.messages if "the codebook collapses: perplexity" in line]
         assert len(found) == alarms
 
