@@ -88,27 +88,24 @@ def write_plot(path: Path, found: TokenSequence, waveform: np.ndarray, frame_rat
     samples = torch.from_numpy(waveform[: round(shown_sec * 16_000)])[None]
     mel = KaldiFbank(num_mel_bins=80)(samples)[0].T.numpy()
     frames = found.frames[: round(shown_sec * frame_rate)]
-    figure = Figure(figsize=(8.0, 9.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12.0, 14.0), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
     top.imshow(mel, origin="lower", aspect="auto", extent=(0, shown_sec, 0, 80), cmap="magma")
     top.set_ylabel("mel band")
-    top.set_title(f"{found.id}: {len(found.start_sec)} segments")
+    in_sight = int((found.start_sec < shown_sec).sum())
+    top.set_title(f"{found.id}: {in_sight} segments in {shown_sec:.1f} s")
     extent = (0, shown_sec, shown_sec, 0)
     similarity = _similarity(frames)
     bottom.imshow(similarity, aspect="auto", extent=extent, vmin=-1, vmax=1, cmap="RdBu_r")
     bottom.set_xlabel("seconds")
     bottom.set_ylabel("seconds")
-    for start, end in zip(found.start_sec, found.end_sec, strict=True):
-        if start < shown_sec:
-            top.axvline(start, color="white", linewidth=0.8)
-            top.axvline(min(end, shown_sec), color="white", linewidth=0.8, linestyle=":")
-            side = min(end, shown_sec) - start
-            bottom.plot(
-                [start, start + side, start + side, start, start],
-                [start, start, start + side, start + side, start],
-                color="black",
-                linewidth=0.9,
-            )
+    starts, ends = found.start_sec[:in_sight], np.minimum(found.end_sec[:in_sight], shown_sec)
+    for start, end in zip(starts, ends, strict=True):
+        top.axvline(start, color="white", linewidth=0.7)
+        corners = [start, end, end, start, start], [start, start, end, end, start]
+        bottom.plot(*corners, color="black", linewidth=0.9)
+    for end in set(ends) - set(starts):  # where a pause begins
+        top.axvline(end, color="white", linewidth=0.7, linestyle=":")
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
