@@ -245,6 +245,8 @@ def _syllables(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Re
         layer=None if last else int(arguments.layers),
         untrained=untrained_twin(encoder, arguments.untrained_seed).to(device),
         settings=SyllableSettings(seed=arguments.seed),
+        cache_dir=arguments.cache,
+        progress=arguments.progress,
     )
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from ssl_audio.hub import content_hash
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.abx_task import AbxTask, abx_scores
 from ssl_audio.probes.energy_valleys import energy_valleys
 from ssl_audio.probes.metrics.abx import AbxSettings
 from ssl_audio.probes.runner import LOG_MEL, TRAINED, UNTRAINED
+from ssl_audio.probes.scores import Records, score_tasks, stored
 from ssl_audio.probes.segmentation import SegmentationScore, score_segmentation
 from ssl_audio.probes.sources import (
     LAST_LAYER,
@@ -35,13 +37,14 @@ from ssl_audio.probes.sources import (
     LogMelFrames,
     untrained_twin,
 )
-from ssl_audio.probes.stream import BATCH_SEC, Failure
+from ssl_audio.probes.stream import BATCH_SEC, EXTRACTOR, Failure
 from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording
 from ssl_audio.probes.token_stream import TokenSequence, iter_tokens
 from ssl_audio.tokenizers import SyllableTokenizer, fit_kmeans, segment_syllables
 from ssl_audio.tokenizers.nearest import nearest_codes
 from ssl_audio.tokenizers.syllables import segment_means
 
+VERSION = 1  # raised with any change of scores: stored ones become stale
 EXPORTED = "as exported"
 NORM_QUANTILES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)  # of frames, taken for silence
 MERGE_QUANTILES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)  # of similarities at MERGE_SEC
@@ -82,6 +85,8 @@ def probe_syllables(
     untrained: Encoder | None = None,
     others: Mapping[str, SyllableTokenizer | Encoder] | None = None,
     settings: SyllableSettings | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Results as :mod:`ssl_audio.probes.runner` describes them, with all scores in ``details``.
 
@@ -95,15 +100,10 @@ def probe_syllables(
         untrained: the model's initial state; by default one freshly initialised.
         others: further models by the name of their column.
         settings: how to probe.
-
-    Raises:
-        ValueError: a corpus without valid or test recordings, or no such layer.
+        cache_dir: scores of finished corpora are kept here.
+        progress: show bars.
     """
     settings = settings or SyllableSettings()
-    for corpus in corpora:
-        for split in ("valid", "test"):
-            if not corpus.splits.get(split):
-                raise ValueError(f"{corpus.name}: no recordings with syllables in split {split!r}")
     if isinstance(model, SyllableTokenizer):
         encoder, layer = model.encoder, model.layer
     else:
@@ -116,41 +116,66 @@ def probe_syllables(
     }
     if encoder is not model:
         models[EXPORTED] = model
-    results: dict[str, Any] = {
+    keys = {name: LOG_MEL if x is None else content_hash(x) for name, x in models.items()}
+    by_name = {corpus.name: corpus for corpus in corpora}
+    details: dict[str, dict[str, Any]] = {name: {} for name in models}
+    notes: list[str] = []
+
+    def opened(name: str) -> SyllableCorpus:
+        for split in ("valid", "test"):
+            if not by_name[name].splits.get(split):
+                raise ValueError(f"no recordings with syllables in split {split!r}")
+        return by_name[name]
+
+    def scored(name: str, corpus: SyllableCorpus, source: str) -> Records:
+        asked = replace(settings, abx=settings.abx and source != EXPORTED)
+        phones = corpus.abx.items if corpus.abx is not None and asked.abx else ()
+        data = _fingerprint([corpus]), phones
+        facts = (VERSION, EXTRACTOR, keys[source], layer, dataclasses.astuple(asked), data)
+        found = stored(
+            cache_dir, "syllables", facts, lambda: _scored(models[source], corpus, layer, asked)
+        )
+        details[source][name] = found["details"]
+        notes.append(f"{name}, {source}: {_note(found['details'])}")
+        return found["rows"]
+
+    found = score_tasks(list(by_name), models, opened, scored, "syllables" if progress else "")
+    return {
         "suite": "syllables",
         "suite_fingerprint": _fingerprint(corpora),
         "settings": dataclasses.asdict(settings) | {"layer": layer},
-        "scores": {name: {} for name in models},
-        "details": {name: {} for name in models},
-        "notes": [],
-        "warnings": [],
+        **found,
+        "details": details,
+        "notes": notes,
     }
-    for corpus, (name, source) in itertools.product(corpora, models.items()):
-        warnings: list[str] = results["warnings"]
-        tokenizer = None
-        if source is not None:
-            tokenizer = (
-                _plain(source)
-                if isinstance(source, SyllableTokenizer)
-                else best_thresholds(source, corpus.splits["valid"], layer, settings.batch_sec)
-            )
-        try:
-            score, num_units = _score(tokenizer, corpus, settings, warnings)
-        except ValueError as error:
-            warnings.append(f"{corpus.name}, {name}: {error}")
-            continue
-        results["scores"][name] |= _rows(corpus.name, score)
-        details = {**score.to_dict(), "num_units": num_units}
-        if tokenizer is not None:
-            details["norm_threshold"] = tokenizer.options.norm_threshold
-            details["merge_threshold"] = tokenizer.options.merge_threshold
-        if corpus.abx is not None and settings.abx and name != EXPORTED:
-            frames = _frame_source(tokenizer)
-            details["abx"] = abx = _abx(frames, corpus.abx, settings.batch_sec)
-            results["scores"][name] |= _abx_rows(corpus.name, abx)
-        results["details"][name][corpus.name] = details
-        results["notes"].append(f"{corpus.name}, {name}: {_note(details)}")
-    return results
+
+
+def _scored(
+    model: SyllableTokenizer | Encoder | None,
+    corpus: SyllableCorpus,
+    layer: int | None,
+    settings: SyllableSettings,
+) -> dict[str, Any]:
+    """``rows`` of the table, and ``details``: all scores and how they came about."""
+    warnings: list[str] = []
+    tokenizer = None
+    if isinstance(model, SyllableTokenizer):
+        tokenizer = _plain(model)
+    elif model is not None:
+        valid = corpus.splits["valid"]
+        tokenizer = best_thresholds(model, valid, layer, settings.batch_sec)
+    score, num_units = _score(tokenizer, corpus, settings, warnings)
+    rows = _rows(corpus.name, score)
+    details = {**score.to_dict(), "num_units": num_units}
+    if tokenizer is not None:
+        details["norm_threshold"] = tokenizer.options.norm_threshold
+        details["merge_threshold"] = tokenizer.options.merge_threshold
+    if corpus.abx is not None and settings.abx:
+        details["abx"] = abx = _abx(_frame_source(tokenizer), corpus.abx, settings.batch_sec)
+        rows |= _abx_rows(corpus.name, abx)
+    for row in rows.values():
+        row["warnings"] = warnings
+    return {"rows": rows, "details": details}
 
 
 def best_thresholds(
@@ -236,7 +261,7 @@ def _score(
                 [vectors] * 4, settings.num_units, seed=settings.seed, batch_size=1000
             )
         except ValueError as error:
-            warnings.append(f"{corpus.name}, no units: {error}")
+            warnings.append(f"no units: {error}")
     if units is not None:
         test = {
             name: replace(tokens, codes=_codes(test_means[name], units.cpu()))

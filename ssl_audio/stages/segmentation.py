@@ -55,5 +55,6 @@ class SegmentationStage(Stage):
                 for name, source in self.others.items()
             },
             settings=SyllableSettings(**self.settings),
+            progress=True,
         )
         write_results(results, directory)

@@ -15,6 +15,7 @@ import torch
 
 from ssl_audio import cli, hub
 from ssl_audio.pipeline import RunContext
+from ssl_audio.probes import syllable_suite
 from ssl_audio.probes.segmentation import score_segmentation
 from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording, syllable_corpora
 from ssl_audio.probes.syllable_suite import (
@@ -131,8 +132,29 @@ def test_too_few_segments_for_units_leave_boundaries(parts, corpus):
 
 def test_a_corpus_without_test_recordings_is_one_line(parts, corpus):
     empty = SyllableCorpus("empty", {**corpus.splits, "test": ()})
-    with pytest.raises(ValueError, match="empty: no recordings with syllables in split 'test'"):
-        probe_syllables(parts.Bands(), [empty])
+    results = probe_syllables(parts.Bands(), [empty, corpus], settings=SETTINGS)
+    assert results["failed"] == ["empty"]
+    assert results["warnings"] == ["task empty: no recordings with syllables in split 'test'"]
+    assert "bursts: boundaries" in results["scores"]["trained"]
+
+
+def test_a_second_run_reads_the_first(parts, corpus, tmp_path, monkeypatch):
+    def run(model=None, settings=SETTINGS):
+        found = probe_syllables(
+            model or parts.Bands(), [corpus], settings=settings, cache_dir=tmp_path
+        )
+        return found, len(list(tmp_path.glob("syllables-*.json")))
+
+    first, count = run()
+    assert count == 2  # the encoder has no weights, so its untrained self is the same
+    with monkeypatch.context() as context:
+        context.setattr(syllable_suite, "score_segmentation", None)
+        assert run() == (first, count)
+    assert run(settings=SyllableSettings(num_units=4))[1] == count + 2
+    tokenizer = SyllableTokenizer(parts.Bands(), norm_threshold=0.1, merge_threshold=0.8)
+    again = run(tokenizer)  # only the tokenizer's own column is new
+    assert again[1] == count + 3
+    assert again[0]["scores"]["trained"] == first["scores"]["trained"]
 
 
 def test_corpora_of_a_folder(parts, tmp_path):
