@@ -24,6 +24,7 @@ from ssl_audio.probes.hear.training import predict, train_grid
 from ssl_audio.probes.linear import LogisticPath, fit_logistic_path, principal_axes
 from ssl_audio.probes.metrics.knn import knn_class_scores
 from ssl_audio.probes.suite import SPLITS
+from ssl_audio.probes.superb.featurizer import widened
 from ssl_audio.probes.superb.linear_grid import (
     GridTraining,
     LabelledMeans,
@@ -208,14 +209,14 @@ def hear_mlp(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
 def superb_linear(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
     """SUPERB's weighted sum of layers, Linear, Linear, for all learning rates at once.
 
-    On the same standardised statistics as the other heads. Layers of another width than the last
-    cannot be summed with it and are left out.
+    On the same standardised statistics as the other heads; layers narrower than the widest are
+    padded with zeros, as in SUPERB's own tasks (``superb.layers``).
     """
-    width = data.layers[data.last]["train"].shape[1]
-    names = [name for name, splits in data.layers.items() if splits["train"].shape[1] == width]
+    width = max(splits["train"].shape[1] for splits in data.layers.values())
 
     def means(split: str) -> Tensor:
-        return torch.stack([data.layers[name][split] for name in names], dim=1)
+        rows = [widened(splits[split], width) for splits in data.layers.values()]
+        return torch.stack(rows, dim=1)
 
     train, valid = (
         LabelledMeans(means(split), torch.from_numpy(labels)[:, None], torch.ones(len(labels)))
@@ -231,7 +232,7 @@ def superb_linear(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]
 
         shares = trained.featurizer.weights.tolist()
         setting: dict[str, Any] = {"lr": trained.lr, "step": trained.step}
-        setting[LAYER_WEIGHTS] = dict(zip(names, shares, strict=True))
+        setting[LAYER_WEIGHTS] = dict(zip(data.layers, shares, strict=True))
         yield Candidate(SUM, setting, logits(valid.means), partial(logits, means("test")))
 
 

@@ -126,12 +126,19 @@ def test_the_learned_sum_reports_its_weights():
     assert score.valid == max(score.grid[SUM])
 
 
-def test_layers_of_another_width_are_not_summed():
+def test_narrow_layers_are_summed_with_zeros_behind_them():
     data = task_data(layers=3)
-    narrow = {s: x[:, :4] for s, x in data.layers["1"].items()}
-    mixed = TaskData({**data.layers, "1": narrow}, data.targets, data.num_classes, data.seed)
-    candidate = next(HEADS["superb_linear"](mixed, SETTINGS))
-    assert set(candidate.setting["layer_weights"]) == {"0", "2"}
+
+    def first(change):
+        layers = {**data.layers, "1": {s: change(x) for s, x in data.layers["1"].items()}}
+        mixed = TaskData(layers, data.targets, data.num_classes, data.seed)
+        return next(HEADS["superb_linear"](mixed, SETTINGS))
+
+    narrow = first(lambda x: x[:, :4])
+    padded = first(lambda x: torch.cat([x[:, :4], torch.zeros_like(x[:, 4:])], 1))
+    assert set(narrow.setting["layer_weights"]) == {"0", "1", "2"}
+    assert narrow.setting == padded.setting
+    assert torch.equal(narrow.test(), padded.test())
 
 
 @pytest.mark.parametrize("name", list(HEADS))

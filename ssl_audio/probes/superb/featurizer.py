@@ -40,6 +40,11 @@ def normalised(states: Tensor) -> Tensor:
     return functional.layer_norm(states, states.shape[-1:], eps=LAYER_NORM_EPS)
 
 
+def widened(states: Tensor, dim: int) -> Tensor:
+    """(..., d) to (..., ``dim``), zeros behind: how layers of different width can be summed."""
+    return functional.pad(states, (0, dim - states.shape[-1]))
+
+
 def num_matched_frames(num_samples: Any, stride: int) -> Any:
     """s3prl's number of frames for a clip (int or int64 Tensor)."""
     return (num_samples - 1) // stride + 1

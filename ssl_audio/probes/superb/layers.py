@@ -9,12 +9,16 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ssl_audio.batch import SAMPLE_RATE_HZ, full_lengths
 from ssl_audio.probes.sources import FrameSource
 from ssl_audio.probes.stream import forward_in_parts
-from ssl_audio.probes.superb.featurizer import match_frames, normalised, num_matched_frames
+from ssl_audio.probes.superb.featurizer import (
+    match_frames,
+    normalised,
+    num_matched_frames,
+    widened,
+)
 
 
 class LayerStack:
@@ -65,5 +69,4 @@ class LayerStack:
             yield rows, torch.stack(list(layers.values())), frames
 
     def _prepared(self, states: Tensor) -> Tensor:
-        states = normalised(states) if self.layer_norm else states
-        return functional.pad(states, (0, self.dim - states.shape[-1]))
+        return widened(normalised(states) if self.layer_norm else states, self.dim)
