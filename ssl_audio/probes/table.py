@@ -26,13 +26,13 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         table.add_column(name, justify="right")
     table.add_column("majority", justify="right")
     for task, scores in by_task(results).items():
-        best = max(_merit(score) for score in scores.values())
+        best = max(merit(score) for score in scores.values())
         cells = [
-            _bold(score_text(scores.get(name)), name in scores and _merit(scores[name]) == best)
+            _bold(score_text(scores.get(name)), name in scores and merit(scores[name]) == best)
             for name in sources
         ]
         record = next(iter(scores.values()))
-        table.add_row(task, _metric_text(record), *cells, majority_text(record))
+        table.add_row(task, metric_text(record), *cells, majority_text(record))
     for task in results.get("failed", ()):
         table.add_row(task, FAILED, *["-"] * (len(sources) + 1))
     table.caption = summary(results)
@@ -56,7 +56,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     for task, scores in by_task(results).items():
         record = next(iter(scores.values()))
         cells = [score_text(scores.get(name)) for name in sources]
-        row = ["| " + task, _metric_text(record), *cells, majority_text(record)]
+        row = ["| " + task, metric_text(record), *cells, majority_text(record)]
         lines.append(" | ".join(row) + " |")
     for task in results.get("failed", ()):
         lines.append(f"| {task} | {FAILED} |" + " - |" * (len(sources) + 1))
@@ -71,7 +71,7 @@ def summary(results: Mapping[str, Any]) -> str:
     parts = []
     for baseline in ("untrained", "log-mel"):
         pairs = [
-            (_merit(scores["trained"]), _merit(scores[baseline]))
+            (merit(scores["trained"]), merit(scores[baseline]))
             for scores in rows
             if "trained" in scores and baseline in scores
         ]
@@ -119,12 +119,12 @@ def _left_out(results: Mapping[str, Any]) -> list[str]:
     return [f"left out: {line}" for line in results.get("warnings", ())]
 
 
-def _merit(score: Mapping[str, Any]) -> float:
+def merit(score: Mapping[str, Any]) -> float:
     """The value, so that higher is better."""
     return score["value"] if score.get("higher_is_better", True) else -score["value"]
 
 
-def _metric_text(score: Mapping[str, Any]) -> str:
+def metric_text(score: Mapping[str, Any]) -> str:
     """The metric, and an arrow where lower is better."""
     return score["metric"] if score.get("higher_is_better", True) else f"{score['metric']} ↓"
 

@@ -39,10 +39,17 @@ def layer_section(results: Mapping[str, Any]) -> str:
 def layer_curve(score: Mapping[str, Any]) -> dict[int, float]:
     """Layer to its best valid score; of one layer without a number, at 0."""
     grid = score.get("grid")
-    if not isinstance(grid, Mapping) or not grid:
-        return {}
+    if not grid:
+        return _choices(score)
     curve = {int(name): max(values) for name, values in grid.items() if name.isdecimal()}
     return curve or ({0: max(next(iter(grid.values())))} if len(grid) == 1 else {})
+
+
+def _choices(score: Mapping[str, Any]) -> dict[int, float]:
+    """Of folds that chose among single layers, the means of what each reached on valid."""
+    grids = [fold["grid"] for fold in score.get("folds", ()) if "grid" in fold]
+    tried = [[x["validation"] for x in grid if "layer" in x] for grid in grids]
+    return dict(enumerate(np.mean(tried, axis=0).tolist())) if tried and all(tried) else {}
 
 
 def layer_shares(score: Mapping[str, Any]) -> dict[int, float]:

@@ -15,8 +15,11 @@ from typing import Any
 
 from ssl_audio.files import replacing
 from ssl_audio.probes.table import (
+    FAILED,
     by_task,
     majority_text,
+    merit,
+    metric_text,
     score_text,
     source_names,
     summary,
@@ -96,11 +99,11 @@ def write_page(path: Path, title: str, sections: Sequence[str]) -> Path:
 
 def _newest_of_suites(run_dir: Path, name: str) -> list[dict[str, Any]]:
     """Of each suite the newest file of that name; other programs use the name too."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted(run_dir.rglob(name), key=lambda path: -path.stat().st_mtime):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "suite_fingerprint" in content:
-            found.setdefault(content["suite_fingerprint"], content)
+            found.setdefault((content["suite"], content["suite_fingerprint"]), content)
     return list(found.values())
 
 
@@ -111,16 +114,19 @@ def probe_section(results: Mapping[str, Any]) -> str:
     rows = []
     for task, scores in by_task(results).items():
         record = next(iter(scores.values()))
-        best = max(score["value"] for score in scores.values())
-        cells = [f"<td>{escape(task)}</td><td>{escape(record['metric'])}</td>"]
+        best = max(merit(score) for score in scores.values())
+        cells = [f"<td>{escape(task)}</td><td>{escape(metric_text(record))}</td>"]
         for name in names:
-            is_best = name in scores and scores[name]["value"] == best
+            is_best = name in scores and merit(scores[name]) == best
             chosen = f"layer {scores[name]['layer']}" if name in scores else ""
             cells.append(
                 f'<td class="number{" best" if is_best else ""}" title="{escape(chosen)}">'
                 f"{score_text(scores.get(name))}</td>"
             )
         cells.append(f'<td class="number">{majority_text(record)}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    for task in results.get("failed", ()):
+        cells = [f"<td>{escape(task)}</td><td>{FAILED}</td>", *["<td>-</td>"] * (len(names) + 1)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     left_out = "".join(f"<li>{escape(line)}</li>" for line in results.get("warnings", ()))
     return (

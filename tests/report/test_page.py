@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from ssl_audio.report import write_report
+from ssl_audio.report import write_probe_report, write_report
 
 
 def score(value: float):
@@ -79,6 +79,36 @@ def test_the_page_shows_scores_curves_pictures_and_config(run_dir):
     assert 'alt="figures/usage"' in page
     assert "name: &lt;spear&gt;" in page
     assert len(re.findall("<svg", page)) == 2
+
+
+def test_lower_is_better_failed_tasks_and_layers_of_folds(tmp_path):
+    error = {**score(0.2), "metric": "eer", "higher_is_better": False}
+    tried = [{"layer": str(i), "validation": 0.1 * i} for i in range(3)]
+    query = {**score(0.3), "metric": "mtwv", "folds": [{"grid": tried}]}
+    worse = {**error, "value": 0.4}
+    results = {
+        "suite": "superb",
+        "scores": {"trained": {"asv": error, "qbe": query}, "log-mel": {"asv": worse}},
+        "failed": ["sd"],
+        "warnings": [],
+    }
+    path = write_probe_report(results, tmp_path / "page.html", "SUPERB")
+    page = path.read_text()
+    assert '<td>eer ↓</td><td class="number best"' in page
+    assert page.count("number best") == 2
+    assert "<td>sd</td><td>failed</td>" in page
+    assert page.count("<svg") == 1
+    assert "qbe: valid score, %" in page
+
+
+def test_each_suite_of_a_run_is_on_its_page(tmp_path):
+    for suite in ("folder", "hear"):
+        results = {"suite": suite, "suite_fingerprint": "x", "scores": {"trained": {}}}
+        (tmp_path / suite).mkdir()
+        (tmp_path / suite / "results.json").write_text(json.dumps(results))
+    page = write_report(tmp_path).read_text()
+    assert "Probes: suite folder" in page
+    assert "Probes: suite hear" in page
 
 
 def test_a_run_without_results_still_gives_a_page(tmp_path):
