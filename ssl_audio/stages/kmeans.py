@@ -17,7 +17,7 @@ from ssl_audio.pipeline import RunContext, Stage, provenance
 from ssl_audio.stages.common import build_data
 from ssl_audio.stages.quantizer import load_teacher
 from ssl_audio.tokenizers.kmeans import KMeansTokenizer, fit_kmeans
-from ssl_audio.tokenizers.teacher_tokens import teacher_frames
+from ssl_audio.tokenizers.teacher_tokens import teacher_rows
 
 
 class KMeansStage(Stage):
@@ -66,7 +66,7 @@ class KMeansStage(Stage):
             count = 0
             batches = data.iter_batches("train", domains=self.domains)
             for batch in track(batches, f"frames, pass {number + 1}", transient=True):
-                frames, lengths = teacher_frames(
+                frames, lengths = teacher_rows(
                     teacher,
                     self.layer,
                     batch.waveforms.to(self.device),

@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_audio.batch import IGNORE_CODE, Tokens, valid_mask
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.tokenizers.nearest import nearest_codes
-from ssl_audio.tokenizers.teacher_tokens import teacher_frames
+from ssl_audio.tokenizers.teacher_tokens import teacher_rows
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 START_VECTORS_PER_UNIT = 3  # that k-means++ draws from, as scikit-learn's init_size
@@ -70,6 +70,8 @@ def fit_kmeans(
 class KMeansTokenizer(Tokenizer):
     """Nearest k-means centroid of each frame of a frozen encoder (HuBERT, arXiv 2106.07447).
 
+    The patches that an encoder has for one stretch of time are one frame, side by side.
+
     Args:
         teacher: any encoder; it is set to eval mode and stops collecting gradients.
         centroids: (K, D), float32.
@@ -86,7 +88,7 @@ class KMeansTokenizer(Tokenizer):
         self.layer = layer
         self.register_buffer("centroids", centroids.float())
         self.sample_rate = teacher.sample_rate
-        self.frame_rate = teacher.frame_rate
+        self.frame_rate = teacher.frame_rate / teacher.patches_per_row
         self.codebook_size = len(centroids)
         self.requires_grad_(False)
         self.eval()
@@ -113,12 +115,12 @@ class KMeansTokenizer(Tokenizer):
         return super().train(False)
 
     def num_frames(self, num_samples: Any) -> Any:
-        return self.teacher.num_frames(num_samples)
+        return self.teacher.num_frames(num_samples) // self.teacher.patches_per_row
 
     @torch.no_grad()
     def encode(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tokens:
         """(B, S) float32 in [-1, 1] and valid samples (B,) to codes (B, T, 1)."""
-        frames, frame_lengths = teacher_frames(self.teacher, self.layer, waveforms, lengths)
+        frames, frame_lengths = teacher_rows(self.teacher, self.layer, waveforms, lengths)
         codes = nearest_codes(frames, self.centroids)
         codes = codes.masked_fill(~valid_mask(frame_lengths, frames.shape[1]), IGNORE_CODE)
         return Tokens(codes[..., None], frame_lengths)

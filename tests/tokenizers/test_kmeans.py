@@ -6,7 +6,7 @@ import torch
 
 import ssl_audio
 from ssl_audio.batch import IGNORE_CODE
-from ssl_audio.models import MfccEncoder
+from ssl_audio.models import BeatsEncoder, MfccEncoder
 from ssl_audio.tokenizers import KMeansTokenizer, fit_kmeans
 
 
@@ -69,3 +69,16 @@ def test_an_export_gives_the_same_codes(tokenizer, tmp_path):
     waveforms = torch.randn(1, 8000, generator=torch.Generator().manual_seed(2))
     loaded = ssl_audio.load_tokenizer(ssl_audio.save(tokenizer, tmp_path))
     assert torch.equal(loaded.encode(waveforms).codes, tokenizer.encode(waveforms).codes)
+
+
+def test_patches_of_one_time_are_one_frame():
+    sizes = {"embed_dim": 8, "encoder_layers": 1, "encoder_embed_dim": 8, "conv_pos": 4}
+    heads = {"encoder_ffn_embed_dim": 8, "encoder_attention_heads": 2, "conv_pos_groups": 2}
+    teacher = BeatsEncoder(**sizes, **heads).eval()
+    waveforms = torch.randn(1, 16000, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        rows = teacher.time_rows(teacher(waveforms).frames)[0].flatten(1)
+    tokens = KMeansTokenizer(teacher, rows).encode(waveforms)
+    assert tokens.codes[0, :, 0].tolist() == list(range(6))  # of 160 ms
+    tokenizer = KMeansTokenizer(teacher, rows)
+    assert (tokenizer.num_frames(16000), tokenizer.frame_rate) == (6, 6.25)
