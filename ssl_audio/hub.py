@@ -56,6 +56,7 @@ TOKENIZERS = {
     "kmeans": "ssl_audio.tokenizers.kmeans:KMeansTokenizer",
     "syllables": "ssl_audio.tokenizers.syllable_tokenizer:SyllableTokenizer",
     "min_cut": "ssl_audio.tokenizers.min_cut_labels:MinCutTokenizer",
+    "energy_valleys": "ssl_audio.tokenizers.energy_valleys:EnergyValleyTokenizer",
 }
 
 SCHEMES = ("torchaudio", "hf", "dasheng")

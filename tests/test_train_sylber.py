@@ -49,6 +49,7 @@ SIZES = [
 SDHUBERT = [f"max_steps={STEPS}", "head.inner_dim=8", "head.num_classes=8"]
 SYLBER = [
     "experiment=sylber",
+    "segments=min_cut",
     "stages.segmentation=null",
     *(f"hubert.model.config.{size}" for size in SIZES),
     *(f"hubert.tokenizer.{part}.num_units=6" for part in ("first", "later")),

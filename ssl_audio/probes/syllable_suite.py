@@ -25,7 +25,6 @@ from torch.nn.functional import cosine_similarity
 from ssl_audio.hub import content_hash
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.abx_task import AbxTask, abx_scores
-from ssl_audio.probes.energy_valleys import energy_valleys
 from ssl_audio.probes.metrics.abx import AbxSettings
 from ssl_audio.probes.runner import LOG_MEL, TRAINED, UNTRAINED
 from ssl_audio.probes.scores import Records, score_tasks, stored
@@ -41,6 +40,7 @@ from ssl_audio.probes.stream import BATCH_SEC, EXTRACTOR, Failure
 from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording
 from ssl_audio.probes.token_stream import TokenSequence, iter_tokens
 from ssl_audio.tokenizers import SyllableTokenizer, fit_kmeans, segment_syllables
+from ssl_audio.tokenizers.energy_valleys import energy_valleys
 from ssl_audio.tokenizers.nearest import nearest_codes
 from ssl_audio.tokenizers.syllables import segment_means
 

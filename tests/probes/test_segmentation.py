@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssl_audio import audio
-from ssl_audio.probes.energy_valleys import energy_valleys
+from ssl_audio.tokenizers.energy_valleys import energy_valleys
 from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.segmentation import score_segmentation
 from ssl_audio.probes.syllable_corpora import (

@@ -1,4 +1,4 @@
-"""Draw a tokenizer that learns nothing, and export it."""
+"""Export a tokenizer that learns nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ssl_audio import hub
 from ssl_audio.pipeline import RunContext, Stage, provenance
 
 
-class RandomProjectionStage(Stage):
-    """Draws the tables once and keeps them; whoever needs the labels reads the export.
+class FixedTokenizerStage(Stage):
+    """Makes it once, with whatever it draws; whoever needs the labels reads the export.
 
     Args:
         tokenizer: ``kind`` and ``config``.
@@ -21,5 +21,5 @@ class RandomProjectionStage(Stage):
         self.tokenizer = tokenizer
 
     def run(self, directory: Path, context: RunContext) -> None:
-        tokenizer = hub.build(self.tokenizer, "tokenizer.random_projection")
+        tokenizer = hub.build(self.tokenizer, "tokenizer")
         hub.save(tokenizer, directory / "export", provenance(directory))
