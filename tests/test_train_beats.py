@@ -242,14 +242,25 @@ def test_several_labels_need_the_other_objective(run, whole, corpus):
     assert results["metric"] == "mean_average_precision"
 
 
-def test_a_classifier_can_be_the_teacher(run, whole, finetuned):
+def test_a_finished_run_goes_on_with_a_classifier_for_its_teacher(run, whole, finetuned, capsys):
     """The "plus" variant: a fine-tuned encoder in the place of the one before."""
     shutil.copytree(whole, whole.with_name("plus"))
-    for stage in ("tokenizer_2", "tokens_2", "encoder_2"):
-        shutil.rmtree(whole.with_name("plus") / stage)
     teacher = finetuned / "finetune" / "export"
-    folder = run("plus", *BEATS, f"+changes.2.tokenizer.teacher={teacher}")
-    assert hub.load_tokenizer(folder / "tokenizer_2" / "export").kind == "beats_tokenizer"
+    plus = ["iterations=3", f"+changes.3.tokenizer.teacher={teacher}"]
+    folder = run("plus", *BEATS, *plus, "+changes.3.encoder.start=stage:encoder_2")
+    assert capsys.readouterr().out.count("done before") == 6
+    tokenizer = hub.load_tokenizer(folder / "tokenizer_3" / "export")
+    assert isinstance(tokenizer, DistilledTokenizer)
+    assert isinstance(hub.load_encoder(folder / "encoder_3" / "export"), BeatsEncoder)
+    made_of = [
+        json.loads((folder / stage / "export" / "config.json").read_text())["provenance"]
+        for stage in ("tokenizer_3", "encoder_3")
+    ]
+    assert made_of[0]["exports"] == {str(teacher): hub.content_hash(teacher)}
+    assert made_of[1]["parents"] == {
+        "encoder_2": hub.content_hash(folder / "encoder_2" / "export"),
+        "tokenizer_3": hub.content_hash(tokenizer),
+    }
 
 
 @pytest.mark.ddp

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from ssl_audio import hub
@@ -72,9 +73,15 @@ def test_padding_counts_for_nothing(parts):
     assert not task._total(losses)[~valid].any()
 
 
-def test_bf16_stays_finite(program, parts):
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_stays_finite(program, parts, dtype):
     task = make_task(parts)
-    seen = program.fit(task, parts.make_batches(3), steps=3, precision="bf16-mixed")
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
+    precision = {"precision": "bf16-mixed"} if dtype == "bf16" else {"plugins": [plugin]}
+    batches = parts.make_batches(3) * 10
+    seen = program.fit(task, batches, steps=30, **precision)
+    assert len(seen.losses) == 30
+    assert seen.losses[-1] < seen.losses[0]
     assert all(map(math.isfinite, seen.losses))
     assert task.tokenizer.codebook.embedding.isfinite().all()
 
