@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ class FrameSource(Protocol):
         """(B, S) and (B,) to layer name -> (B, T, D), and (B,) valid frames."""
 
 
+@runtime_checkable
+class RecordingSource(Protocol):
+    """A source whose frames of a window depend on the recording around it."""
+
+    def within(self, pieces: Iterable[Tensor]) -> FrameSource:
+        """The same for windows of one recording, pieces (S,) of which tell its norms over time."""
+
+
 class EncoderLayers:
     """The hidden states of an encoder, "0" (the body's input) to "num_layers", and its output.
 
@@ -57,8 +65,8 @@ class EncoderLayers:
             each patch a frame. A mean forgets which band a patch was in: pitch suffers most.
 
     Raises:
-        ValueError: an encoder for another sample rate, or unknown ``patches``; at the first batch,
-            a layer that the encoder does not have.
+        ValueError: an encoder for another sample rate, unknown ``patches``, or a layer that the
+            encoder does not have.
     """
 
     def __init__(
@@ -79,10 +87,14 @@ class EncoderLayers:
         self.patches = patches
         self.merged = 1 if patches == "apart" else encoder.patches_per_row
         self.selected = None if layers is None else [str(layer) for layer in layers]
+        known = [*map(str, range(encoder.num_layers + 1)), OUTPUT_LAYER, LAST_LAYER]
+        for layer in self.selected or ():
+            if layer not in known:
+                raise ValueError(f"no layer {layer!r}; layers: {', '.join(known)}")
         self.norms: Any = None
 
     def within(self, pieces: Iterable[Tensor]) -> Self:
-        """The same for windows of one recording, pieces (S,) of which tell its norms over time."""
+        """See ``RecordingSource``."""
         same = copy.copy(self)
         same.norms = self.encoder.recording_norms(pieces)
         return same
@@ -116,9 +128,7 @@ class EncoderLayers:
             layers[OUTPUT_LAYER] = out.frames
         if self.selected is not None:
             layers[LAST_LAYER] = out.frames
-            unknown = [name for name in self.selected if name not in layers]
-            if unknown:
-                raise ValueError(f"no layer {unknown[0]!r}; layers: {', '.join(layers)}")
+            layers.setdefault(OUTPUT_LAYER, out.frames)
             layers = {name: layers[name] for name in self.selected}
         if self.merged == 1:
             return layers, out.lengths

@@ -24,7 +24,7 @@ from ssl_audio.probes.recordings import (
     group_windows,
     read_windows,
 )
-from ssl_audio.probes.sources import EncoderLayers, FrameSource
+from ssl_audio.probes.sources import FrameSource, RecordingSource
 from ssl_audio.probes.suite import Pooling
 
 FeaturePooling = Literal["none"] | Pooling
@@ -106,7 +106,7 @@ def iter_features(
 
 def _within(source: FrameSource, recording: Recording, windowing: Windowing) -> FrameSource:
     """``source`` for windows of ``recording``, with norms over all of it."""
-    if not isinstance(source, EncoderLayers):
+    if not isinstance(source, RecordingSource):
         return source
     pieces = Windowing(windowing.window_sec, 0.0).windows(0, recording.duration_sec)
     try:

@@ -5,9 +5,12 @@ Axes: B windows, S samples, T frames, N tokens, Q codebooks.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -86,6 +89,14 @@ class CodeFrames:
         assert tokenizer.codebook_size <= MAX_EXACT_CODE
         self.tokenizer = tokenizer
         self.frame_rate = tokenizer.frame_rate
+        self.teacher = getattr(tokenizer, "teacher", None)
+        self.norms: Any = None
+
+    def within(self, pieces: Iterable[Tensor]) -> Self:
+        """See ``RecordingSource``."""
+        same = copy.copy(self)
+        same.norms = None if self.teacher is None else self.teacher.recording_norms(pieces)
+        return same
 
     @property
     def key(self) -> str:
@@ -93,7 +104,9 @@ class CodeFrames:
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         device = device_of(self.tokenizer)
-        with undisturbed(self.tokenizer):
+        teacher = self.teacher
+        norms = nullcontext() if teacher is None else teacher.normalizing(self.norms)
+        with undisturbed(self.tokenizer), norms:
             tokens = self.tokenizer.encode(waveforms.to(device), lengths.to(device))
         return {LAST_LAYER: tokens.codes.float()}, tokens.lengths
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_audio.audio import AudioError
-from ssl_audio.models import LogSpectrumEncoder
+from ssl_audio.models import HubertEncoder, LogSpectrumEncoder
 from ssl_audio.probes.recordings import Recording, Windowing
 from ssl_audio.probes.stream import Failure
 from ssl_audio.probes.token_stream import TokenSequence, TokenTotals, iter_tokens
@@ -59,6 +59,31 @@ def test_syllables_do_not_end_at_seams(encoder, recordings):
         assert found.start_sec.tolist() == [0]
         assert found.end_sec.tolist() == pytest.approx([seconds], abs=0.04)
         assert len(found.frames) == round(found.end_sec[0] * encoder.frame_rate)
+
+
+def test_units_of_a_long_pause_are_those_of_the_whole_recording():
+    """HuBERT's norms over time are the recording's in every window."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "conv_dim": [8] * 7}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    hubert = HubertEncoder(**sizes, **positions, num_hidden_layers=1).eval()
+    samples = 0.1 * torch.randn(112_000)
+    samples[24_000:] *= 1e-4
+    centroids = hubert(samples[None]).hidden_states[0][0, ::7]
+    tokenizer = KMeansTokenizer(hubert, centroids, layer=0)
+
+    def read(start_sec, duration_sec):
+        start = round(start_sec * 16_000)
+        stop = None if duration_sec is None else round(duration_sec * 16_000)
+        return samples[start:][:stop].numpy()
+
+    (found,) = iter_tokens(
+        tokenizer, [Recording("x", 7.0, read)], windowing=Windowing(1.92, 0.64), batch_sec=4.0
+    )
+    expected = tokenizer.encode(samples[None]).codes[0].numpy()
+    assert (found.codes == expected).mean() > 0.99
+    alone = tokenizer.encode(samples[None, 81_920:]).codes[0].numpy()
+    assert (expected[256:] == alone).mean() < 0.5
 
 
 def test_a_layer_of_the_encoder(encoder, recordings):
