@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ssl_audio import audio
-from ssl_audio.tokenizers.energy_valleys import energy_valleys
 from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.segmentation import score_segmentation
 from ssl_audio.probes.syllable_corpora import (
@@ -16,6 +15,7 @@ from ssl_audio.probes.syllable_corpora import (
 )
 from ssl_audio.probes.syllable_suite import segments_of
 from ssl_audio.probes.token_stream import TokenSequence
+from ssl_audio.tokenizers.energy_valleys import energy_valleys
 
 
 def phones_of(*parts):
