@@ -91,15 +91,15 @@ def score_tasks(
         found = 0
         try:
             task = opened(name)
-        except ValueError as error:
-            warnings.append(f"task {name}: {error}")
+        except Exception as error:
+            warnings.append(f"task {name}: {_reason(error)}")
             failed.append(name)
             continue
         for source in with_bar(list(sources), title and name):
             try:
                 rows = scored(name, task, source)
-            except ValueError as error:
-                warnings.append(f"task {name}, {source}: {error}")
+            except Exception as error:
+                warnings.append(f"task {name}, {source}: {_reason(error)}")
                 continue
             found += len(rows)
             scores[source] |= rows
@@ -108,3 +108,8 @@ def score_tasks(
         if not found:
             failed.append(name)
     return {"scores": scores, "failed": failed, "warnings": list(dict.fromkeys(warnings))}
+
+
+def _reason(error: Exception) -> str:
+    """Bad data are told in one line; what nobody foresaw is not worth the other tasks either."""
+    return str(error) if isinstance(error, ValueError) else repr(error)

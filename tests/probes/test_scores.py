@@ -38,7 +38,7 @@ def test_what_fails_leaves_the_others():
 
     def scored(name, task, source):
         if name == "hard" or (name == "half" and source == "b"):
-            raise ValueError("NaN")
+            raise ValueError("NaN") if source == "b" else RuntimeError("out of memory")
         return {f"{name} row": {"value": task, "warnings": ["a clip is short"]}}
 
     found = score_tasks(["missing", "fine", "half", "hard"], dict.fromkeys("ab"), opened, scored)
@@ -52,6 +52,6 @@ def test_what_fails_leaves_the_others():
         "task fine: a clip is short",  # of both sources once
         "task half: a clip is short",
         "task half, b: NaN",
-        "task hard, a: NaN",
+        "task hard, a: RuntimeError('out of memory')",
         "task hard, b: NaN",
     ]

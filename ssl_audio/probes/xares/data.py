@@ -73,7 +73,8 @@ def rows_of(task: XaresTask, split: str, extraction: Extraction) -> tuple[Rows, 
             targets.append(np.tile(row, (len(rows), 1)))
         clips.append(np.full(len(rows), len(clips)))
     if not x:
-        raise ValueError(f"no sample of split {split!r} can be used; the first: {failures[0]}")
+        why = f"; the first: {failures[0]}" if failures else ", there is none"
+        raise ValueError(f"no sample of split {split!r} can be used{why}")
     return Rows(torch.cat(x), np.concatenate(targets), np.concatenate(clips)), failures
 
 

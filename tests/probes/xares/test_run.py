@@ -140,3 +140,10 @@ def test_command(root, tars, tmp_path, capsys):
     assert {name: list(records) for name, records in results["scores"].items()} == {
         name: ["vocalsound mlp", "vocalsound knn"] for name in ("trained", "untrained", "log-mel")
     }
+
+
+def test_a_split_without_samples_is_one_line(root, table, source):
+    task = read_task(root, "tones", table["tones"])
+    empty = replace(task, splits={**task.splits, "valid": ()})
+    with pytest.raises(ValueError, match="no sample of split 'valid' can be used, there is none"):
+        rows_of(empty, "valid", Extraction(source))
