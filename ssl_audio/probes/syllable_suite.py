@@ -44,12 +44,13 @@ from ssl_audio.tokenizers.energy_valleys import energy_valleys
 from ssl_audio.tokenizers.nearest import nearest_codes
 from ssl_audio.tokenizers.syllables import segment_means
 
-VERSION = 1  # raised with any change of scores: stored ones become stale
+VERSION = 2  # raised with any change of scores: stored ones become stale
 EXPORTED = "as exported"
 NORM_QUANTILES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)  # of frames, taken for silence
 MERGE_QUANTILES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)  # of similarities at MERGE_SEC
 MERGE_THRESHOLD = 0.8  # the paper's, tried as well
 MERGE_SEC = 0.1  # half of a syllable
+TIE = 1e-5  # of the largest value; closer ones differ by rounding, as norms behind a LayerNorm do
 ROWS = {  # of the table: field of SegmentationScore to name and metric
     "f1": ("boundaries", "F1, 50 ms"),
     "r_value": ("boundaries, R-value", "R-value, 50 ms"),
@@ -187,7 +188,8 @@ def best_thresholds(
     """The encoder with the thresholds whose boundaries have the best F1 on ``valid``.
 
     Candidates are quantiles of the frames' norms and of the similarities of frames
-    ``MERGE_SEC`` apart, so that any encoder has a fair choice.
+    ``MERGE_SEC`` apart, so that any encoder has a fair choice. They lie between values that differ
+    by more than rounding, so that no batch size changes what is above.
     """
     whole = SyllableTokenizer(encoder, None, layer, norm_threshold=0.0, merge_threshold=-1.0)
     frames = {
@@ -201,8 +203,8 @@ def best_thresholds(
     norms = np.concatenate([np.linalg.norm(x, axis=1) for x in frames.values()])
     similarities = np.concatenate([_similarities(x, lag) for x in frames.values()])
     best: tuple[float, float, float] | None = None
-    for norm in _candidates(norms, NORM_QUANTILES):
-        for merge in [MERGE_THRESHOLD, *_candidates(similarities, MERGE_QUANTILES)]:
+    for norm in _candidates(norms, NORM_QUANTILES, 0.0):
+        for merge in [MERGE_THRESHOLD, *_candidates(similarities, MERGE_QUANTILES, -1.0)]:
             tokens = {
                 item.recording.id: _sequence(
                     item, segment_syllables(frames[item.recording.id], norm, min(merge, 1.0)),
@@ -218,8 +220,15 @@ def best_thresholds(
     return SyllableTokenizer(encoder, None, layer, norm_threshold=best[1], merge_threshold=best[2])
 
 
-def _candidates(values: np.ndarray, quantiles: Sequence[float]) -> list[float]:
-    return sorted(set(map(float, np.quantile(values, quantiles)))) if len(values) else [0.0]
+def _candidates(values: np.ndarray, quantiles: Sequence[float], lowest: float) -> list[float]:
+    """The nearest gaps below the quantiles; ``lowest`` where there is none."""
+    ordered = np.sort(values.astype(np.float64))
+    gaps = np.flatnonzero(np.diff(ordered) > TIE * np.abs(ordered).max(initial=0.0))
+    found = set()
+    for quantile in quantiles:
+        below = gaps[gaps < quantile * len(ordered)]
+        found.add(float(ordered[below[-1] : below[-1] + 2].mean()) if len(below) else lowest)
+    return sorted(found)
 
 
 def _similarities(frames: np.ndarray, lag: int) -> np.ndarray:
