@@ -133,7 +133,7 @@ def build_stages(config: DictConfig) -> dict[str, tuple[Stage, dict[str, Any]]]:
     if not isinstance(config.seed, int) or config.seed < 0:
         raise ConfigError(f"seed={config.seed}: choose a whole number from 0 on")
     _check_arguments(config)
-    stages = {}
+    stages: dict[str, tuple[Stage, dict[str, Any]]] = {}
     for name, section in _stage_configs(config):
         for parent in parents(section):
             if parent not in stages:

@@ -157,6 +157,22 @@ def test_beats_takes_any_number_of_iterations():
     rates = [plus[f"tokenizer_{i}"]["task"]["optimizer"]["lr"] for i in (2, 3)]
     assert rates == [0.5, stages["tokenizer_3"]["task"]["optimizer"]["lr"]]
 
+    warm = "++changes.later.encoder.start='stage:encoder_{previous}'"
+    always = sections(warm, "+changes.3.tokenizer.teacher=finetuned", "++changes.2.encoder.seed=7")
+    found = [always[f"encoder_{i}"]["start"] for i in (1, 2, 3)]
+    assert found == [None, "stage:encoder_1", "stage:encoder_2"]
+    assert always["tokenizer_3"]["teacher"] == "finetuned"
+    assert [always[f"encoder_{i}"]["seed"] for i in (2, 3)] == [7, 0]
+    assert list(sections(warm, "iterations=1")) == ["tokenizer_1", "encoder_1", "probe"]
+    assert sections(warm, "+changes.3.encoder.start=null")["encoder_3"]["start"] is None
+
+
+def test_a_number_of_a_file_and_of_the_command_line_are_one_iteration():
+    stages = {"encoder": {"start": None, "seed": 0}}
+    changes = {2: {"encoder": {"start": "stage:encoder_1"}}, "2": {"encoder": {"seed": 1}}}
+    (found,) = repeated_stages({"_repeat_": 2, "_changes_": changes, **stages})
+    assert found == ("encoder_2", {"start": "stage:encoder_1", "seed": 1})
+
 
 def config_keys() -> str:
     """The dotted paths that exist with any of ``KEY_SETS``, one a line."""
@@ -174,22 +190,6 @@ def _leaves(config: dict, prefix: str = "") -> list[str]:
         inside = isinstance(value, dict) and value
         found += _leaves(value, f"{path}.") if inside else [path]
     return found
-    warm = "+changes.later.encoder.start='stage:encoder_{previous}'"
-    always = sections(warm, "+changes.3.tokenizer.teacher=finetuned", "++changes.2.encoder.seed=7")
-    found = [always[f"encoder_{i}"]["start"] for i in (1, 2, 3)]
-    assert found == [None, "stage:encoder_1", "stage:encoder_2"]
-    assert always["tokenizer_3"]["teacher"] == "finetuned"
-    assert [always[f"encoder_{i}"]["seed"] for i in (2, 3)] == [7, 0]
-    assert list(sections(warm, "iterations=1")) == ["tokenizer_1", "encoder_1", "probe"]
-    assert sections(warm, "+changes.3.encoder.start=null")["encoder_3"]["start"] is None
-
-
-def test_a_number_of_a_file_and_of_the_command_line_are_one_iteration():
-    stages = {"encoder": {"start": None, "seed": 0}}
-    changes = {2: {"encoder": {"start": "stage:encoder_1"}}, "2": {"encoder": {"seed": 1}}}
-    (found,) = repeated_stages({"_repeat_": 2, "_changes_": changes, **stages})
-    assert found == ("encoder_2", {"start": "stage:encoder_1", "seed": 1})
-
 
 
 def test_the_set_of_config_keys_is_frozen():
@@ -328,6 +328,12 @@ def test_a_wrong_iteration_is_one_line(override, message):
     assert str(caught.value) == message
 
 
+def test_a_stage_that_comes_later_cannot_be_built_on():
+    overrides = ["experiment=beats", "+changes.2.encoder.start=stage:encoder_2"]
+    with pytest.raises(ConfigError, match=r"^stages\.encoder_2 needs stage:encoder_2; before"):
+        build_stages(composed(*overrides))
+
+
 def test_the_program_prints_one_line_and_exits_with_2(tmp_path):
     finished = run_train("experiment=spear_unified", "+data.sorce=1", cwd=tmp_path)
     assert finished.returncode == 2
@@ -343,12 +349,6 @@ def test_cfg_job_prints_the_config(tmp_path):
     assert (printed.experiment_name, printed.scale_name) == ("spear_audio", "large")
     assert printed.model.config.encoder_dim == 1024
     assert not list(tmp_path.iterdir())
-
-
-def test_a_stage_that_comes_later_cannot_be_built_on():
-    overrides = ["experiment=beats", "+changes.2.encoder.start=stage:encoder_2"]
-    with pytest.raises(ConfigError, match=r"^stages\.encoder_2 needs stage:encoder_2; before"):
-        build_stages(composed(*overrides))
 
 
 def test_the_run_name_depends_on_all_that_decides_the_result():

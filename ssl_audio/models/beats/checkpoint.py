@@ -91,10 +91,9 @@ def read_release(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     content = read_checkpoint(path)
     tensors = content.get("model") if isinstance(content, dict) else None
-    named = isinstance(tensors, dict) and all(
+    if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()
-    )
-    if not named:
+    ):
         raise CheckpointError(f"{path} holds no state dict under the key 'model'; not a BEATs file")
     if PATCHES not in tensors and f"encoder.{PATCHES}" in tensors:  # OpenBEATs, with its predictor
         parts = {name: x for name, x in tensors.items() if not name.startswith("decoder.")}
