@@ -88,25 +88,26 @@ def score_tasks(
     failed: list[str] = []
     warnings: list[str] = []
     for name in with_bar(names, title):
-        found = 0
+        reasons: dict[str, str] = {}
         try:
             task = opened(name)
         except Exception as error:
-            warnings.append(f"task {name}: {_reason(error)}")
-            failed.append(name)
-            continue
-        for source in with_bar(list(sources), title and name):
+            reasons = dict.fromkeys(sources, _reason(error))
+        for source in with_bar([x for x in sources if x not in reasons], title and name):
             try:
                 rows = scored(name, task, source)
             except Exception as error:
-                warnings.append(f"task {name}, {source}: {_reason(error)}")
+                reasons[source] = _reason(error)
                 continue
-            found += len(rows)
             scores[source] |= rows
             lines = [line for row in rows.values() for line in row["warnings"]]
             warnings += [f"task {name}: {line}" for line in lines]
-        if not found:
+        if len(reasons) == len(sources):
             failed.append(name)
+        if len(reasons) == len(sources) and len(set(reasons.values())) == 1:
+            warnings.append(f"task {name}: {reasons.popitem()[1]}")
+        else:
+            warnings += [f"task {name}, {source}: {why}" for source, why in reasons.items()]
     return {"scores": scores, "failed": failed, "warnings": list(dict.fromkeys(warnings))}
 
 

@@ -37,16 +37,20 @@ def test_what_fails_leaves_the_others():
         return len(name)
 
     def scored(name, task, source):
+        if name == "bad":
+            raise ValueError("one class")
         if name == "hard" or (name == "half" and source == "b"):
             raise ValueError("NaN") if source == "b" else RuntimeError("out of memory")
         return {f"{name} row": {"value": task, "warnings": ["a clip is short"]}}
 
-    found = score_tasks(["missing", "fine", "half", "hard"], dict.fromkeys("ab"), opened, scored)
+    found = score_tasks(
+        ["missing", "fine", "half", "hard", "bad"], dict.fromkeys("ab"), opened, scored
+    )
     assert {name: list(rows) for name, rows in found["scores"].items()} == {
         "a": ["fine row", "half row"],
         "b": ["fine row"],
     }
-    assert found["failed"] == ["missing", "hard"]
+    assert found["failed"] == ["missing", "hard", "bad"]
     assert found["warnings"] == [
         "task missing: no data",
         "task fine: a clip is short",  # of both sources once
@@ -54,4 +58,5 @@ def test_what_fails_leaves_the_others():
         "task half, b: NaN",
         "task hard, a: RuntimeError('out of memory')",
         "task hard, b: NaN",
+        "task bad: one class",  # of all sources once
     ]
