@@ -63,8 +63,8 @@ class Windowing:
     Windows of ``window_sec`` overlap by twice ``context_sec``; each stands for its middle and the
     contexts are dropped, except at the two ends of the recording. Frames lie where those of the
     uncut recording do. Convolutions whose receptive field is shorter than the context give the same
-    values too; attention, and norms over time, see one window instead of the whole recording. Both
-    are rounded to ``GRID_SEC``.
+    values too, and so do norms over time that an encoder can take from the whole recording
+    (``Encoder.recording_norms``); attention sees one window. Both are rounded to ``GRID_SEC``.
 
     Raises:
         ValueError: a window without a middle.
