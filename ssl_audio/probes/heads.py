@@ -42,6 +42,7 @@ HEAR_SCHEDULE = Schedule()  # HEAR's own
 MAX_RANK = 2048  # side by side only where the smaller of examples and channels stays below this
 MAX_NEIGHBOURS = 20
 RIDGE_PENALTIES = tuple(10.0**power for power in range(-4, 3))  # relative to the mean variance
+RIDGE_GAIN = 0.01
 SHARE_FLOOR = 1e-6  # of a class without a vote, for its logarithm
 
 
@@ -153,6 +154,9 @@ def ridge(data: TaskData, settings: HeadSettings) -> Iterator[Candidate]:
 def _ridge(rows: Tensor, targets: Tensor) -> tuple[float, Tensor]:
     """The best penalty and its weight (D, K); both arguments are centred.
 
+    A weaker penalty has to be better by ``RIDGE_GAIN``: with fewer examples than channels weak ones
+    differ by rounding only.
+
     The residual of an example that is left out is e_i / (1 - h_ii) with the hat matrix H of all
     (Allen's PRESS), the intercept's 1/N included.
     """
@@ -161,13 +165,13 @@ def _ridge(rows: Tensor, targets: Tensor) -> tuple[float, Tensor]:
     projected = scores.T @ targets / count  # (R, K)
     scale = variances.mean()
     best: tuple[float, float, Tensor] | None = None
-    for relative in RIDGE_PENALTIES:
+    for relative in reversed(RIDGE_PENALTIES):
         shrunk = 1 / (variances + relative * scale)
         weight = shrunk[:, None] * projected
         leverage = 1 / count + scores.square() @ shrunk / count
         left_out = (targets - scores @ weight) / (1 - leverage).clamp(min=1e-6)[:, None]
         error = float(left_out.square().mean())
-        if best is None or error < best[0]:
+        if best is None or error < (1 - RIDGE_GAIN) * best[0]:
             best = error, relative, weight
     assert best is not None
     return best[1], axes @ best[2]
