@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -219,7 +220,14 @@ def forward_flops(encoder: BeatsEncoder, num_patches: int) -> float:
     return num_patches * (own.encoder_layers * layer + positions + patch)
 
 
-def compare_attention(bench: Bench, encoder: BeatsEncoder, arguments: argparse.Namespace) -> None:
+def compare_attention(
+    bench: Bench,
+    encoder: BeatsEncoder,
+    arguments: argparse.Namespace,
+    peer_float32: dict[bool, float],
+) -> None:
+    """``peer_float32``: seconds of the peer in float32, without and with backward; kept between
+    precisions."""
     features = torch.randn(arguments.clips, FRAMES, 128, device=bench.device) / 2
     peer = with_attention(encoder, MaterialisedAttention)
     peer.encoder.pos_conv = DirectPositions(peer.encoder.pos_conv)
@@ -241,11 +249,15 @@ def compare_attention(bench: Bench, encoder: BeatsEncoder, arguments: argparse.N
     for backward in arguments.backward:
         medians = bench.medians(runs, backward)
         flops = forward_flops(encoder, PATCHES) * arguments.clips * (3 if backward else 1)
+        if bench.precision == "float32":
+            peer_float32[backward] = medians["materialised"]
+        whole = peer_float32.get(backward, math.nan)
         for name, seconds in medians.items():
             print(
                 f"  {bench.precision} {'forward+backward' if backward else 'forward'} {name}: "
                 f"{10 * arguments.clips / seconds:.1f} audio-s/s, "
                 f"{medians['materialised'] / seconds:.2f} x materialised, "
+                f"{whole / seconds:.2f} x it in float32, "
                 f"{flops / seconds / bench.limit:.0%} of the FLOP limit"
             )
 
@@ -295,11 +307,12 @@ def main() -> None:
     keep_freed_memory()  # for both sides
     torch.manual_seed(0)
     encoder = BeatsEncoder(encoder_layers=arguments.layers).eval().to(arguments.device)
+    peer_float32: dict[bool, float] = {}
     for precision in arguments.precision:
         bench = Bench(arguments.device, precision, arguments.rounds)
         print(f"{arguments.device} {precision}, {bench.limit / 1e9:.0f} GFLOP/s in one product")
         if "attention" in arguments.part:
-            compare_attention(bench, encoder, arguments)
+            compare_attention(bench, encoder, arguments, peer_float32)
         if "masking" in arguments.part:
             compare_masking(bench, encoder, arguments)
 

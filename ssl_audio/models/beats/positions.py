@@ -46,9 +46,11 @@ class RelativeBias(nn.Module):
             positions: (B, P) int64 indices of the patches in their clips; None for 0 .. P - 1.
         """
         if positions is not None:
-            return self._of(positions[:, None, :] - positions[:, :, None]).movedim(-1, 1)
+            by_pair = self._of(positions[:, None, :] - positions[:, :, None])
+            return by_pair.movedim(-1, 1).contiguous()
         reach = torch.arange(1 - num_patches, num_patches, device=self.weight.device)
-        by_offset = self._of(reach).T  # (H, 2P - 1)
+        # Contiguous: with neighbouring heads side by side every layer's scores wait for memory.
+        by_offset = self._of(reach).T.contiguous()  # (H, 2P - 1)
         # Window s of size P starts at offset s - (P - 1): that is row i = P - 1 - s.
         return by_offset.unfold(1, num_patches, 1).flip(1)[None]
 
