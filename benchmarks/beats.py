@@ -6,10 +6,10 @@
 The peer computes attention as the released code does: scores, gated bias of every clip and
 probabilities as tensors of (clips, heads, patches, patches); and its positions by a grouped
 convolution. The PyPI package ``openbeats`` is a second peer where it is installed. Same weights, no
-dropout; outputs are compared. The last table drops 75 % of the patches before the encoder, as
-pre-training does. Times: process CPU time, on a GPU wall clock; runs are interleaved, medians. The
-share of the FLOP limit is the matrix products of the model over what one large product reaches in
-the same precision.
+dropout; outputs are compared. The last table drops 75 % of the patches before the encoder, with
+dropout everywhere, as pre-training does. Times: process CPU time, on a GPU wall clock; runs are
+interleaved, medians. The share of the FLOP limit is the matrix products of the model over what one
+large product reaches in the same precision.
 """
 
 from __future__ import annotations
@@ -263,8 +263,8 @@ def compare_attention(
 
 
 def compare_masking(bench: Bench, encoder: BeatsEncoder, arguments: argparse.Namespace) -> None:
-    """Forward and backward of body and step, all patches against a quarter."""
-    step = Pretraining(encoder).to(bench.device)
+    """Forward and backward of body and step, all patches against a quarter, with dropout."""
+    step = Pretraining(encoder).to(bench.device).train()
     features = torch.randn(arguments.clips, FRAMES, 128, device=bench.device) / 2
     patches = torch.randn(arguments.clips, PATCHES, encoder.embed_dim, device=bench.device)
     visible = torch.randperm(PATCHES, device=bench.device)[:VISIBLE].sort().values
@@ -283,6 +283,7 @@ def compare_masking(bench: Bench, encoder: BeatsEncoder, arguments: argparse.Nam
         "step, quarter": lambda: step(features, visible),
     }
     medians = bench.medians(runs, backward=True)
+    encoder.eval()
     for name, seconds in medians.items():
         whole = medians[f"{name.partition(',')[0]}, all"]
         print(f"  {bench.precision} {name}: {1e3 * seconds:.0f} ms, {whole / seconds:.2f} x all")
