@@ -166,15 +166,20 @@ def test_online_labels_train_alike(run, whole, logged):
     assert logged(online / "encoder_1")["train/loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_warm_start_begins_with_the_encoder_before(run, whole, monkeypatch):
-    shutil.copytree(whole, whole.with_name("warm"))
-    shutil.rmtree(whole.with_name("warm") / "encoder_2")
+@pytest.mark.parametrize(
+    ("overrides", "warm"), [([], True), (["changes.later.encoder.start=null"], False)]
+)
+def test_the_demo_starts_an_encoder_from_the_one_before(run, whole, monkeypatch, overrides, warm):
+    shutil.copytree(whole, whole.with_name("start"), dirs_exist_ok=True)
+    shutil.rmtree(whole.with_name("start") / "encoder_2")
     started = []
     monkeypatch.setattr(
         BeatsTask, "on_fit_start", lambda self: started.append(hub.content_hash(self.encoder))
     )
-    run("warm", *BEATS, "+changes.2.encoder.start=stage:encoder_1")
-    assert started == [hub.content_hash(whole / "encoder_1" / "export")]
+    run("start", *BEATS, *overrides)
+    assert [found == hub.content_hash(whole / "encoder_1" / "export") for found in started] == [
+        warm
+    ]
 
 
 @pytest.mark.parametrize("tokens", ["stored", "online"])
