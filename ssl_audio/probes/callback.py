@@ -359,6 +359,9 @@ def probe_scalars(
 
 
 def _ema_encoder(pl_module: LightningModule) -> Encoder:
+    if hasattr(pl_module, "averaged_encoder"):  # where the average has a part of the weights
+        averaged: Encoder = pl_module.averaged_encoder()  # type: ignore[operator]
+        return averaged
     for module in pl_module.modules():
         if isinstance(module, EMA):
             for part in module.module.modules():

@@ -9,6 +9,7 @@ layers and head are an EMA of the student's; all before the layers is the studen
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,6 +100,12 @@ class SdHubertTask(AdamWTask):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.teacher.update(self._followed())
+
+    def averaged_encoder(self) -> SdHubertEncoder:
+        """The student with the teacher's layers, for probes."""
+        encoder = copy.deepcopy(self.encoder)
+        encoder.encoder.layers = self.teacher.module["layers"]  # type: ignore[index]
+        return encoder
 
     def _followed(self) -> nn.ModuleDict:
         return nn.ModuleDict({"layers": self.encoder.encoder.layers, "head": self.head})

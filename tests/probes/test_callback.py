@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ssl_audio.models.ema import EMA
 from ssl_audio.probes import callback
 from ssl_audio.probes.callback import MENU, OnlineProbes, latest_results, probe_scalars
+from ssl_audio.probes.sources import untrained_twin
 from ssl_audio.report.events import read_logs
 from ssl_audio.tokenizers import RandomProjectionTokenizer
 
@@ -123,6 +124,34 @@ def test_a_resumed_run_continues_its_history_and_keeps_its_baselines(fit, tone_s
     assert [entry["step"] for entry in second["history"]] == [2, 4, 6]
 
 
+class SteadyTask(ToyTask):
+    """Every step depends on its number alone, as those of our tasks do."""
+
+    def training_step(self, batch, batch_idx):
+        torch.manual_seed(self.global_step)
+        random.seed(self.global_step)
+        np.random.seed(self.global_step)  # noqa: NPY002
+        return super().training_step(batch, batch_idx)
+
+    def train_dataloader(self):
+        wave = torch.linspace(-1, 1, 3200).expand(12, 3200)
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(wave), batch_size=2)
+
+
+def test_a_resumed_run_has_the_same_numbers_and_losses(fit, tone_suite, tmp_path):
+    suite = tone_suite.only(["tone"])
+    whole, resumed = (
+        OnlineProbes(suite, probes=["knn", "rank"], every_n_steps=2, baselines=()) for _ in range(2)
+    )
+    saving = checkpoint_at(tmp_path, 4)
+    task = fit(whole, saving, make_task=SteadyTask, enable_checkpointing=True)
+    saved = next((tmp_path / "ckpt").glob("*step=4.ckpt"))
+    again = fit(resumed, seed=9, ckpt_path=saved, make_task=SteadyTask)
+    assert without_times(resumed.state_dict()) == without_times(whole.state_dict())
+    plain = fit(seed=9, ckpt_path=saved, make_task=SteadyTask)
+    assert again.losses == plain.losses == task.losses[4:]
+
+
 def test_a_checkpoint_of_another_suite_is_dropped_with_a_warning(fit, tone_suite, make_suite):
     first = OnlineProbes(tone_suite)
     fit(first, max_steps=1)
@@ -216,6 +245,20 @@ def test_the_moving_average_is_probed_on_request(fit, tone_suite):
     assert first != last
     with pytest.warns(UserWarning, match="ToyTask keeps no moving average; use target=student"):
         fit(OnlineProbes(tone_suite, target="ema"), max_steps=1)
+
+
+def test_untrained_is_another_encoder_than_the_one_that_training_begins_with(fit, tone_suite):
+    """Which may have been trained before."""
+    probes = OnlineProbes(tone_suite.only(["tone"]), probes=["rank", "linear"], every_n_steps=1)
+    encoders = []
+    layers = probes._layers_of
+    probes._layers_of = lambda encoder: encoders.append(encoder) or layers(encoder)
+    task = fit(probes, max_steps=1)
+    twin, student = encoders
+    assert student is task.encoder
+    assert twin is not task.encoder
+    expected = untrained_twin(task.encoder, 0).state_dict()
+    assert all(torch.equal(x, expected[name]) for name, x in twin.state_dict().items())
 
 
 class CollapsedTask(ToyTask):

@@ -41,6 +41,20 @@ def test_layers_and_heads_move_and_the_front_stands_still(program, make_task):
     torch.testing.assert_close(task.teacher.module["head"].layers[0].weight, expected)
 
 
+def test_the_averaged_encoder_has_the_layers_of_the_teacher_and_shares_nothing_with_the_student(
+    program, make_task
+):
+    task = make_task()
+    program.fit(task, program.make_batches(2))
+    weights = task.averaged_encoder().state_dict()
+    teacher = task.teacher.module["layers"].state_dict()
+    for name, x in task.encoder.state_dict().items():
+        _, found, layer = name.partition("encoder.layers.")
+        assert torch.equal(weights[name], teacher[layer] if found else x), name
+    student = {x.data_ptr() for x in task.encoder.state_dict().values()}
+    assert not student & {x.data_ptr() for x in weights.values()}
+
+
 def test_every_trained_weight_gets_a_gradient(program, make_task):
     task = make_task()
     batch = program.make_batches(1)[0]
