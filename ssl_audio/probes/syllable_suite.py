@@ -46,7 +46,18 @@ from ssl_audio.tokenizers.syllables import segment_means
 
 VERSION = 2  # raised with any change of scores: stored ones become stale
 EXPORTED = "as exported"
-NORM_QUANTILES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)  # of frames, taken for silence
+NORM_QUANTILES = (
+    0.0,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.35,
+    0.4,
+    0.5,
+)  # of frames, taken for silence
 MERGE_QUANTILES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)  # of similarities at MERGE_SEC
 MERGE_THRESHOLD = 0.8  # the paper's, tried as well
 MERGE_SEC = 0.1  # half of a syllable

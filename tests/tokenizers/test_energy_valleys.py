@@ -9,7 +9,11 @@ import torch
 import ssl_audio
 from ssl_audio.batch import IGNORE_CODE
 from ssl_audio.models.padding import conv_frames
-from ssl_audio.tokenizers.energy_valleys import EnergyValleyTokenizer, energy_valleys
+from ssl_audio.tokenizers.energy_valleys import (
+    EnergyValleyTokenizer,
+    energy_valleys,
+    sonorant_valleys,
+)
 
 BURST = 4800  # samples, 0.3 s
 HUBERT = [(0, 10, 5), *[(0, 3, 2)] * 4, *[(0, 2, 2)] * 2]
@@ -23,14 +27,15 @@ def bursts(count: int) -> torch.Tensor:
 
 def test_every_burst_has_a_segment_and_every_valley_a_width():
     wave = bursts(4)
-    for start in (0.3, 0.6, 0.9):
-        assert np.abs(energy_valleys(wave.numpy())[:, 0] - start).min() < 0.04
+    for find in (energy_valleys, sonorant_valleys):
+        for start in (0.3, 0.6, 0.9):
+            assert np.abs(find(wave.numpy())[:, 0] - start).min() < 0.04
     touching, apart = (
         EnergyValleyTokenizer(gap_sec).encode(wave[None]).codes[0, :, 0] for gap_sec in (0.0, 0.08)
     )
     middles = (np.array([0.15, 0.45, 0.75, 1.05]) * 50).astype(int)
     assert (apart[middles] > 0).all()
-    valleys = (np.array([0.3, 0.6, 0.9]) * 50).astype(int)
+    valleys = (np.array([0.27, 0.57, 0.87]) * 50).astype(int)
     assert (touching[valleys] > 0).all()
     assert not apart[valleys].any()
 
@@ -64,3 +69,10 @@ def test_export_round_trip(tmp_path):
 def test_a_valley_has_no_negative_width():
     with pytest.raises(ValueError, match=r"gap_sec=-1: give a length"):
         EnergyValleyTokenizer(-1)
+
+
+def test_noise_at_the_level_of_the_floor_has_no_label():
+    quiet = torch.from_numpy(1e-2 * np.random.default_rng(1).standard_normal(16_000)).float()
+    wave = torch.cat([quiet, bursts(2), quiet])
+    assert len(energy_valleys(wave.numpy())) > len(found := sonorant_valleys(wave.numpy()))
+    assert ((found[:, 1] > 1.0) & (found[:, 0] < 1.6)).all()
