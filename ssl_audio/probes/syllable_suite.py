@@ -44,7 +44,7 @@ from ssl_audio.tokenizers.energy_valleys import energy_valleys
 from ssl_audio.tokenizers.nearest import nearest_codes
 from ssl_audio.tokenizers.syllables import segment_means
 
-VERSION = 2  # raised with any change of scores: stored ones become stale
+VERSION = 3  # raised with any change of scores: stored ones become stale
 EXPORTED = "as exported"
 NORM_QUANTILES = (
     0.0,
@@ -61,7 +61,7 @@ NORM_QUANTILES = (
 MERGE_QUANTILES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)  # of similarities at MERGE_SEC
 MERGE_THRESHOLD = 0.8  # the paper's, tried as well
 MERGE_SEC = 0.1  # half of a syllable
-TIE = 1e-5  # of the largest value; closer ones differ by rounding, as norms behind a LayerNorm do
+TIE = 1e-6  # of the largest value; closer ones differ by rounding, as norms behind a LayerNorm do
 ROWS = {  # of the table: field of SegmentationScore to name and metric
     "f1": ("boundaries", "F1, 50 ms"),
     "r_value": ("boundaries, R-value", "R-value, 50 ms"),
