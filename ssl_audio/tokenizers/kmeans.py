@@ -18,7 +18,8 @@ from ssl_audio.tokenizers.nearest import nearest_codes
 from ssl_audio.tokenizers.teacher_tokens import teacher_rows
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
-START_VECTORS_PER_UNIT = 3  # that k-means++ draws from, as scikit-learn's init_size
+START_VECTORS_PER_UNIT = 3  # to start from, as scikit-learn's init_size
+MOST_SPREAD_UNITS = 1000  # k-means++ of 5,000 takes minutes, of 20,000 hours
 
 
 def fit_kmeans(
@@ -26,8 +27,9 @@ def fit_kmeans(
 ) -> Tensor:
     """Mini-batch k-means over vectors that need not fit into memory.
 
-    scikit-learn's ``MiniBatchKMeans`` without reassignment, started by k-means++ on the first
-    vectors, then one step for each ``batch_size`` vectors. For several passes, repeat the data in
+    scikit-learn's ``MiniBatchKMeans`` without reassignment, started on the first vectors by
+    k-means++, or with more than 1,000 units by a random choice of them as faiss does, then one step
+    for each ``batch_size`` vectors. For several passes, repeat the data in
     ``batches``.
 
     Args:
@@ -45,7 +47,12 @@ def fit_kmeans(
     from sklearn.cluster import MiniBatchKMeans
 
     kmeans = MiniBatchKMeans(
-        num_units, batch_size=batch_size, n_init=1, reassignment_ratio=0.0, random_state=seed
+        num_units,
+        init="k-means++" if num_units <= MOST_SPREAD_UNITS else "random",
+        batch_size=batch_size,
+        n_init=1,
+        reassignment_ratio=0.0,
+        random_state=seed,
     )
     start_size = max(START_VECTORS_PER_UNIT * num_units, batch_size)
     waiting: list[np.ndarray] = []

@@ -40,6 +40,14 @@ def test_every_vector_is_used_once(monkeypatch):
     assert np.concatenate(seen).tolist() == vectors.tolist()
 
 
+def test_many_units_start_from_different_vectors():
+    vectors = np.random.default_rng(0).standard_normal((6000, 2)).astype(np.float32)
+    found = fit_kmeans([vectors], 1500, seed=0)
+    nearest = torch.cdist(torch.from_numpy(vectors), found).min(1)
+    assert nearest.values.mean() < 0.1
+    assert len(nearest.indices.unique()) > 1400
+
+
 def test_too_few_vectors_are_one_line():
     with pytest.raises(ValueError, match="3 vectors for 4 units"):
         fit_kmeans([CENTERS[:3]], 4, seed=0)
