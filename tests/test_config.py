@@ -169,6 +169,26 @@ def test_beats_takes_any_number_of_iterations():
     assert sections(warm, "+changes.3.encoder.start=null")["encoder_3"]["start"] is None
 
 
+@pytest.mark.parametrize(
+    ("experiment", "key"), [("hubert", "iterations"), ("sylber", "hubert.iterations")]
+)
+def test_hubert_takes_any_number_of_iterations(experiment, key):
+    def sections(count):
+        found = build_stages(composed(f"experiment={experiment}", f"{key}={count}"))
+        return {name: section for name, (_, section) in found.items()}
+
+    one, three = sections(1), sections(3)
+    assert list(one)[:3] == HUBERT[:3]
+    assert list(three)[:9] == [*HUBERT, "units_3", "tokens_3", "hubert_3"]
+    starts = [three[f"hubert_{i}"].get("start") for i in (1, 2, 3)]
+    assert starts == [None, "stage:hubert_1", "stage:hubert_2"]
+    steps = [three[f"hubert_{i}"]["task"]["max_steps"] for i in (1, 2, 3)]
+    assert steps[0] > steps[1] == steps[2]
+    for count, found in ((1, one), (3, three)):
+        name, field = ("sdhubert", "start") if experiment == "sylber" else ("probe", "encoder")
+        assert found[name][field] == f"stage:hubert_{count}"
+
+
 def test_a_number_of_a_file_and_of_the_command_line_are_one_iteration():
     stages = {"encoder": {"start": None, "seed": 0}}
     changes = {2: {"encoder": {"start": "stage:encoder_1"}}, "2": {"encoder": {"seed": 1}}}

@@ -55,7 +55,7 @@ SYLBER = [
     *(f"hubert.tokenizer.{part}.num_units=6" for part in ("first", "later")),
     "hubert.tokenizer.later.layer=2",
     f"hubert.task.max_steps={STEPS}",
-    f"hubert.changes.2.hubert.task.max_steps={STEPS}",
+    f"hubert.changes.later.hubert.task.max_steps={STEPS}",
     "hubert.task.schedule.warmup_steps=1",
     *(f"sdhubert.{value}" for value in SDHUBERT),
     "model.config.num_hidden_layers=2",
@@ -152,7 +152,7 @@ def test_hubert_alone_is_the_same(run, whole, logged):
         *(f"tokenizer.{part}.num_units=6" for part in ("first", "later")),
         "tokenizer.later.layer=2",
         f"task.max_steps={STEPS}",
-        f"changes.2.hubert.task.max_steps={STEPS}",
+        f"changes.later.hubert.task.max_steps={STEPS}",
         "task.schedule.warmup_steps=1",
     )
     assert logged(alone / "hubert_2")["train/loss"] == logged(whole / "hubert_2")["train/loss"]
