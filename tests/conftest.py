@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +39,12 @@ def reference_dir() -> Path:
 def data_dir() -> Path:
     """Recorded audio with probe tasks."""
     return shared_dir("SSL_AUDIO_DATA", ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def bursts() -> SimpleNamespace:
+    """``burst_parts.py``: syllables that are easy to hear."""
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "burst_parts.py")))
 
 
 @pytest.fixture(scope="session")

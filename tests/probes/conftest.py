@@ -17,6 +17,7 @@ from ssl_audio.models import BeatsEncoder, HubertEncoder, Zipformer
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes import heads
 from ssl_audio.probes.suite import SPLITS, Example, ProbeClip, ProbeSuite, ProbeTask
+from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording
 
 HOP = 320
 
@@ -155,3 +156,18 @@ def _tone_bytes(tone: int, duration_sec: float, rng: np.random.Generator) -> byt
     samples = envelope * np.sin(2 * np.pi * frequency * time)
     samples = samples + 0.002 * rng.standard_normal(len(time))
     return audio.encode(samples.astype(np.float32), 16_000, "WAV")
+
+
+@pytest.fixture(scope="module")
+def burst_corpus(bursts) -> SyllableCorpus:
+    def recording(name, seed):
+        order = np.random.default_rng(seed).integers(3, size=5).tolist()
+        wav = bursts.wav_of(order, seed)
+        spans = [(start, end, "abc"[tone]) for tone, start, end in bursts.times_of(order)]
+        return SyllableRecording.of(name, wav, bursts.duration_of(order), spans)
+
+    splits = {
+        split: tuple(recording(f"{split}{i}", 10 * number + i) for i in range(4))
+        for number, split in enumerate(SPLITS)
+    }
+    return SyllableCorpus("bursts", splits)

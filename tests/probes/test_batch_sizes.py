@@ -8,9 +8,7 @@ learn by gradient steps are sensitive enough to differ: of them it is the test s
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,17 +149,12 @@ def test_tokens(root, padding_exact):
     assert sixteen == one
 
 
-def test_syllables(padding_exact):
-    parts = SimpleNamespace(
-        **runpy.run_path(str(Path(__file__).parents[1] / "stages" / "burst_parts.py"))
-    )
-
+def test_syllables(padding_exact, bursts):
     def recording(name: str, seed: int) -> SyllableRecording:
         order = np.random.default_rng(seed).integers(3, size=1 + seed % 3).tolist()
-        spans = [(start, end, "abc"[tone]) for tone, start, end in parts.times_of(order)]
-        return SyllableRecording.of(
-            name, parts.wav_of(order, seed), parts.duration_of(order), spans
-        )
+        spans = [(start, end, "abc"[tone]) for tone, start, end in bursts.times_of(order)]
+        wav, seconds = bursts.wav_of(order, seed), bursts.duration_of(order)
+        return SyllableRecording.of(name, wav, seconds, spans)
 
     splits = {
         split: tuple(recording(f"{split}{i}", 10 * number + i) for i in range(2))

@@ -13,7 +13,7 @@ from ssl_audio.probes.syllable_corpora import (
     folder_syllables,
     syllables_of_phones,
 )
-from ssl_audio.probes.syllable_suite import segments_of
+from ssl_audio.probes.syllable_segments import segments_of
 from ssl_audio.probes.token_stream import TokenSequence
 from ssl_audio.tokenizers.energy_valleys import energy_valleys
 

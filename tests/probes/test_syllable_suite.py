@@ -4,67 +4,39 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from ssl_audio import cli, hub
 from ssl_audio.pipeline import RunContext
 from ssl_audio.probes import syllable_suite
-from ssl_audio.probes.segmentation import score_segmentation
-from ssl_audio.probes.syllable_corpora import SyllableCorpus, SyllableRecording, syllable_corpora
+from ssl_audio.probes.syllable_corpora import SyllableCorpus, syllable_corpora
 from ssl_audio.probes.syllable_suite import (
     SyllableSettings,
-    best_thresholds,
     probe_syllables,
-    segments_of,
 )
 from ssl_audio.probes.table import markdown_table
 from ssl_audio.stages.segmentation import SegmentationStage
 from ssl_audio.tokenizers import KMeansTokenizer, SyllableTokenizer
 
-
-@pytest.fixture(scope="module")
-def parts():
-    folder = Path(__file__).parents[1]
-    return SimpleNamespace(**runpy.run_path(str(folder / "stages" / "burst_parts.py")))
-
-
-@pytest.fixture(scope="module")
-def corpus(parts):
-    def recording(name, seed):
-        order = np.random.default_rng(seed).integers(3, size=5).tolist()
-        wav = parts.wav_of(order, seed)
-        spans = [(start, end, "abc"[tone]) for tone, start, end in parts.times_of(order)]
-        return SyllableRecording.of(name, wav, parts.duration_of(order), spans)
-
-    splits = {
-        split: tuple(recording(f"{split}{i}", 10 * number + i) for i in range(4))
-        for number, split in enumerate(("train", "valid", "test"))
-    }
-    return SyllableCorpus("bursts", splits)
-
-
 SETTINGS = SyllableSettings(num_units=3)
 
 
 @pytest.fixture(scope="module")
-def results(parts, corpus):
-    class Blind(parts.Bands):
+def results(bursts, burst_corpus):
+    class Blind(bursts.Bands):
         """Always the same frame: what an untrained encoder may look like at worst."""
 
         def forward_features(self, features, lengths=None):
             return super().forward_features(torch.ones_like(features), lengths)
 
-    return probe_syllables(parts.Bands(), [corpus], untrained=Blind(), settings=SETTINGS)
+    return probe_syllables(bursts.Bands(), [burst_corpus], untrained=Blind(), settings=SETTINGS)
 
 
-def test_every_source_goes_the_same_way(results, corpus, parts):
+def test_every_source_goes_the_same_way(results, burst_corpus, bursts):
     scores = results["scores"]
     assert list(scores) == ["trained", "untrained", "log-mel"]
     boundaries, units = "bursts: boundaries", "bursts: units: syllable purity"
@@ -85,21 +57,21 @@ def test_the_table_and_its_notes(results):
     assert not results["warnings"]
 
 
-def test_an_exported_tokenizer_keeps_its_thresholds_and_units(parts, corpus):
-    encoder = parts.Bands()
+def test_an_exported_tokenizer_keeps_its_thresholds_and_units(bursts, burst_corpus):
+    encoder = bursts.Bands()
     options = {"norm_threshold": 0.1, "merge_threshold": 0.8}
     more = {"deduplicate": True, "silence_gap_sec": 0.1}  # change no boundary
-    tones = torch.from_numpy(parts.bursts([0, 1, 2], seed=0)).float()[None]
+    tones = torch.from_numpy(bursts.bursts([0, 1, 2], seed=0)).float()[None]
     units = SyllableTokenizer(encoder, **options).segment_features(tones)
     tokenizer = SyllableTokenizer(encoder, units, **options, **more)
-    found = probe_syllables(tokenizer, [corpus], settings=SETTINGS)["details"]
+    found = probe_syllables(tokenizer, [burst_corpus], settings=SETTINGS)["details"]
     exported = found["as exported"]["bursts"]
     assert {name: exported[name] for name in options} == options
     assert exported["num_units"] == 3
     # Silence is no segment: each burst is found, and its end, which counts too, is not.
     assert (exported["precision"], exported["syllable_purity"]) == (1, 1)
     assert exported["recall"] == 0.5
-    rate = 5 / parts.duration_of([0] * 5)
+    rate = 5 / bursts.duration_of([0] * 5)
     assert exported["tokens_per_sec"] == pytest.approx(rate)
     assert exported["reference_per_sec"] == pytest.approx(rate)
     assert exported["bits_per_sec"] == pytest.approx(rate * math.log2(3))
@@ -108,40 +80,26 @@ def test_an_exported_tokenizer_keeps_its_thresholds_and_units(parts, corpus):
     assert found["trained"]["bursts"]["f1"] > exported["f1"]
 
 
-def test_the_chosen_thresholds_are_the_best_of_the_grid(parts, corpus):
-    valid = corpus.splits["valid"]
-    chosen = best_thresholds(parts.Bands(), valid)
-
-    def f1(norm_threshold, merge_threshold):
-        options = {"norm_threshold": norm_threshold, "merge_threshold": merge_threshold}
-        tokenizer = SyllableTokenizer(parts.Bands(), **options)
-        found = {tokens.id: tokens for tokens, _ in segments_of(tokenizer, valid)}
-        return score_segmentation(valid, found, valid, found).f1
-
-    best = f1(chosen.options.norm_threshold, chosen.options.merge_threshold)
-    assert best > max(f1(0.0, -1.0), f1(1e9, 0.8), f1(0.1, 0.8))
-
-
-def test_too_few_segments_for_units_leave_boundaries(parts, corpus):
+def test_too_few_segments_for_units_leave_boundaries(bursts, burst_corpus):
     settings = SyllableSettings(num_units=1000)
-    results = probe_syllables(parts.Bands(), [corpus], settings=settings)
+    results = probe_syllables(bursts.Bands(), [burst_corpus], settings=settings)
     assert "bursts: boundaries" in results["scores"]["trained"]
     assert not any("purity" in task for task in results["scores"]["trained"])
     assert "vectors for 1000 units" in results["warnings"][0]
 
 
-def test_a_corpus_without_test_recordings_is_one_line(parts, corpus):
-    empty = SyllableCorpus("empty", {**corpus.splits, "test": ()})
-    results = probe_syllables(parts.Bands(), [empty, corpus], settings=SETTINGS)
+def test_a_corpus_without_test_recordings_is_one_line(bursts, burst_corpus):
+    empty = SyllableCorpus("empty", {**burst_corpus.splits, "test": ()})
+    results = probe_syllables(bursts.Bands(), [empty, burst_corpus], settings=SETTINGS)
     assert results["failed"] == ["empty"]
     assert results["warnings"] == ["task empty: no recordings with syllables in split 'test'"]
     assert "bursts: boundaries" in results["scores"]["trained"]
 
 
-def test_a_second_run_reads_the_first(parts, corpus, tmp_path, monkeypatch):
+def test_a_second_run_reads_the_first(bursts, burst_corpus, tmp_path, monkeypatch):
     def run(model=None, settings=SETTINGS):
         found = probe_syllables(
-            model or parts.Bands(), [corpus], settings=settings, cache_dir=tmp_path
+            model or bursts.Bands(), [burst_corpus], settings=settings, cache_dir=tmp_path
         )
         return found, len(list(tmp_path.glob("syllables-*.json")))
 
@@ -151,15 +109,15 @@ def test_a_second_run_reads_the_first(parts, corpus, tmp_path, monkeypatch):
         context.setattr(syllable_suite, "score_segmentation", None)
         assert run() == (first, count)
     assert run(settings=SyllableSettings(num_units=4))[1] == count + 2
-    tokenizer = SyllableTokenizer(parts.Bands(), norm_threshold=0.1, merge_threshold=0.8)
+    tokenizer = SyllableTokenizer(bursts.Bands(), norm_threshold=0.1, merge_threshold=0.8)
     again = run(tokenizer)  # only the tokenizer's own column is new
     assert again[1] == count + 3
     assert again[0]["scores"]["trained"] == first["scores"]["trained"]
 
 
-def test_corpora_of_a_folder(parts, tmp_path):
-    parts.write_task(tmp_path, "syllables_x")
-    parts.write_task(tmp_path, "other")
+def test_corpora_of_a_folder(bursts, tmp_path):
+    bursts.write_task(tmp_path, "syllables_x")
+    bursts.write_task(tmp_path, "other")
     assert [corpus.name for corpus in syllable_corpora(tmp_path)] == ["syllables_x"]
     (corpus,) = syllable_corpora(tmp_path, ["other"])
     assert corpus.splits["test"][0].labels == ("a", "b", "c")
@@ -167,15 +125,15 @@ def test_corpora_of_a_folder(parts, tmp_path):
         syllable_corpora(tmp_path / "nowhere")
 
 
-def test_the_command_and_the_stage_print_the_same_scores(parts, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=parts.Bands))
+def test_the_command_and_the_stage_print_the_same_scores(bursts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=bursts.Bands))
     monkeypatch.setitem(hub.ENCODERS, "bands", "bands:Bands")
-    encoder = parts.Bands()
-    tones = torch.from_numpy(parts.bursts([0, 1, 2], seed=0)).float()[None]
+    encoder = bursts.Bands()
+    tones = torch.from_numpy(bursts.bursts([0, 1, 2], seed=0)).float()[None]
     options = {"norm_threshold": 0.1, "merge_threshold": 0.8}
     units = SyllableTokenizer(encoder, **options).segment_features(tones)
     model = str(hub.save(SyllableTokenizer(encoder, units, **options), tmp_path / "model"))
-    parts.write_task(tmp_path, "syllables_x")
+    bursts.write_task(tmp_path, "syllables_x")
     out = ["--output", str(tmp_path / "out"), "--device", "cpu"]
     cli.main(["probe", "--suite", "syllables", "--model", model, "--root", str(tmp_path), *out])
     assert "tokens/s of" in capsys.readouterr().out

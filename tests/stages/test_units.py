@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,26 +18,21 @@ from ssl_audio.tokenizers import SyllableTokenizer
 
 
 @pytest.fixture(scope="module")
-def parts():
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("burst_parts.py"))))
-
-
-@pytest.fixture(scope="module")
-def corpus(parts, tmp_path_factory):
+def corpus(bursts, tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     (root / "speech").mkdir()
     rng = np.random.default_rng(0)
     for index in range(12):
-        wav = parts.wav_of(rng.integers(3, size=4), index)
+        wav = bursts.wav_of(rng.integers(3, size=4), index)
         (root / "speech" / f"{index}.wav").write_bytes(wav)
     return root
 
 
 @pytest.fixture
-def encoder(parts, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=parts.Bands))
+def encoder(bursts, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=bursts.Bands))
     monkeypatch.setitem(hub.ENCODERS, "bands", "bands:Bands")
-    return str(hub.save(parts.Bands(), tmp_path / "encoder"))
+    return str(hub.save(bursts.Bands(), tmp_path / "encoder"))
 
 
 def run(corpus: Path, encoder: str, directory: Path, **changes) -> Path:
@@ -68,22 +62,22 @@ def run(corpus: Path, encoder: str, directory: Path, **changes) -> Path:
     return directory / "units"
 
 
-def test_units_name_the_tones(parts, corpus, encoder, tmp_path):
+def test_units_name_the_tones(bursts, corpus, encoder, tmp_path):
     folder = run(corpus, encoder, tmp_path)
     tokenizer = hub.load_tokenizer(folder / "export")
     assert isinstance(tokenizer, SyllableTokenizer)
     order = [0, 2, 1, 1, 0, 2]
-    waveform = torch.from_numpy(parts.bursts(order, seed=99)).float()[None]
+    waveform = torch.from_numpy(bursts.bursts(order, seed=99)).float()[None]
     tokens = tokenizer.encode(waveform)
     units = tokens.codes[0, :, 0].tolist()
     assert len(units) == len(order)
     assert len({(tone, unit) for tone, unit in zip(order, units, strict=True)}) == 3
     starts = tokens.starts[0] / tokenizer.frame_rate
-    wanted = torch.tensor([start for _, start, _ in parts.times_of(order)])
+    wanted = torch.tensor([start for _, start, _ in bursts.times_of(order)])
     assert (starts - wanted).abs().max() < 0.05
 
     found = json.loads((folder / "metrics.json").read_text())
-    expected = 4 / parts.duration_of([0] * 4)
+    expected = 4 / bursts.duration_of([0] * 4)
     assert found["segments_per_sec"] == pytest.approx(expected, rel=0.05)
     assert found["bits_per_sec"] == pytest.approx(found["segments_per_sec"] * np.log2(3))
 
