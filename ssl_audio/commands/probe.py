@@ -201,7 +201,7 @@ def _task_suite(arguments: argparse.Namespace) -> TaskSuite[Any, Any]:
 
 
 def _task_names(arguments: argparse.Namespace) -> Sequence[str]:
-    return _task_suite(arguments).names()
+    return _task_suite(arguments).present()
 
 
 def _tasks(arguments: argparse.Namespace, tasks: Sequence[str] | None) -> Results:

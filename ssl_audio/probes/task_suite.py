@@ -7,18 +7,22 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+import torch
 import yaml
 
+from ssl_audio.batch import SAMPLE_RATE_HZ, full_lengths
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes.runner import encoder_and_baselines
 from ssl_audio.probes.scores import VERSIONS, Record, Records, digest_of, score_tasks, stored
 from ssl_audio.probes.sources import LAST_LAYER, FrameSource, Patches, untrained_twin
 from ssl_audio.probes.stream import BATCH_SEC, EXTRACTOR
 
-CONCAT = "concat"
+CONCAT, ALL = "concat", "all"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "probe"
 
 Task = TypeVar("Task")
@@ -33,7 +37,8 @@ class TaskSuite(ABC, Generic[Task, Source]):
     Attributes:
         root: folder with the data.
         protocol: "ours", or the habits of the suite's own kit.
-        layer: "last", the number of a hidden state, or "concat" of all.
+        layer: "last", the number of a hidden state, "concat" of all, or "all": one after the other,
+            valid chooses.
         patches: see ``EncoderLayers``.
         cache_dir: keeps features and the records of finished tasks; None keeps none.
         seed: of heads and orders.
@@ -51,7 +56,7 @@ class TaskSuite(ABC, Generic[Task, Source]):
     title: ClassVar[str]
     version: ClassVar[int]  # raised with any change of scores: stored records become stale
     protocols: ClassVar[tuple[str, ...]]
-    every_layer: ClassVar[tuple[str, ...]] = (CONCAT,)  # names that stand for all hidden states
+    every_layer: ClassVar[tuple[str, ...]] = (CONCAT, ALL)  # names that stand for all hidden states
 
     root: Path
     protocol: str = "ours"
@@ -99,16 +104,17 @@ class TaskSuite(ABC, Generic[Task, Source]):
 
         Args:
             sources: by name, e.g. "trained" and "log-mel".
-            tasks: names; None runs all.
+            tasks: names; None runs all whose data are there.
 
         Returns:
             As ``score_tasks``, with ``suite``, ``suite_fingerprint`` (of data and recipes),
-            ``protocol``, ``notes`` and what ``summary`` adds.
+            ``protocol``, ``absent`` (tasks without data), ``notes`` and what ``summary`` adds.
 
         Raises:
-            ValueError: a task asked for that the suite does not have.
+            ValueError: a task asked for that the suite does not have, or no data of any.
         """
         names = self._chosen(tasks)
+        absent = [] if tasks else [name for name in self.names() if name not in names]
         adapted = {name: self.adapted(source) for name, source in sources.items()}
         identities: dict[str, str] = {}
 
@@ -121,7 +127,8 @@ class TaskSuite(ABC, Generic[Task, Source]):
 
         def scored(name: str, task: Task, source: str) -> Records:
             key = adapted[source].key
-            facts = (self.version, EXTRACTOR, self.protocol, self.seed, key, identities[name])
+            settings = (self.protocol, self.seed, self.layer)
+            facts = (self.version, EXTRACTOR, *settings, key, identities[name])
             return stored(
                 self.cache_dir, self.name, facts, lambda: self._records(name, task, adapted[source])
             )
@@ -130,11 +137,14 @@ class TaskSuite(ABC, Generic[Task, Source]):
         found = score_tasks(names, adapted, opened, scored, title)
         summary, lines = self.summary(found["scores"])
         missing = [f"{name} is not implemented: {x}" for name, x in self.not_implemented.items()]
+        if absent:
+            lines = [*lines, f"not found under {self.root}: {', '.join(map(self.place, absent))}"]
         return {
             "suite": self.name,
             "suite_fingerprint": digest_of(sorted(identities.values()))[:16],
             "protocol": self.protocol,
             **found,
+            "absent": absent,
             "summary": summary,
             "notes": [f"protocol {self.protocol}, {self.heading()}", *lines, *missing],
         }
@@ -142,6 +152,26 @@ class TaskSuite(ABC, Generic[Task, Source]):
     def names(self) -> list[str]:
         """Of all tasks."""
         return list(self.table)
+
+    def present(self) -> list[str]:
+        """Of tasks whose folder is there.
+
+        Raises:
+            ValueError: there are none.
+        """
+        found = [name for name in self.names() if self.folder(name).exists()]
+        if not found:
+            places = ", ".join(map(self.place, self.names()))
+            raise ValueError(f"{self.root} has no task of {self.title}; expected there: {places}")
+        return found
+
+    def folder(self, name: str) -> Path:
+        """Where the task's data belong."""
+        return self.root / name
+
+    def place(self, name: str) -> str:
+        """The task, and where its data belong or come from if the name does not say so."""
+        return name
 
     @abstractmethod
     def open(self, name: str) -> Task:
@@ -169,11 +199,45 @@ class TaskSuite(ABC, Generic[Task, Source]):
 
     def heading(self) -> str:
         """How the tasks were run, beside the protocol."""
-        return f"layer {self.layer}"
+        return "layer of each fold by valid" if self.layer == ALL else f"layer {self.layer}"
 
     def summary(self, scores: Mapping[str, Records]) -> tuple[dict[str, Any], list[str]]:
         """Numbers over tasks by source, and lines for people."""
         return {}, []
+
+    def columns(self, source: FrameSource) -> dict[str, slice]:
+        """Where each layer to score lies in the vectors of ``Extraction``, which joins them."""
+        if self.layer != ALL:
+            return {self.layer: slice(None)}
+        one_sec = torch.zeros(1, SAMPLE_RATE_HZ)
+        found, _ = source.layers(one_sec, full_lengths(one_sec))
+        widths = [x.shape[-1] for x in found.values()]
+        places = zip(accumulate(widths), widths, strict=True)
+        return {name: slice(end - w, end) for name, (end, w) in zip(found, places, strict=True)}
+
+    def chosen(self, found: Mapping[str, Sequence[Record]]) -> Record:
+        """``folds``; where all layers compete, of each fold those of the layer best on valid.
+
+        Args:
+            found: records of folds by layer, with ``validation`` where layers compete.
+
+        Returns:
+            ``folds``, and of several layers ``layer`` (those chosen) and ``grid`` (layer to a list
+            with its mean over folds on valid).
+        """
+        if self.layer != ALL:
+            return {"folds": list(found[self.layer])}
+        valid = np.array([[fold["validation"] for fold in folds] for folds in found.values()])
+        names = list(found)
+        best = [names[row] for row in np.where(np.isnan(valid), -np.inf, valid).argmax(0)]
+        return {
+            "folds": [
+                found[name][i] | {"layer": name, "layers": dict(zip(names, column, strict=True))}
+                for i, (name, column) in enumerate(zip(best, valid.T.tolist(), strict=True))
+            ],
+            "layer": ", ".join(dict.fromkeys(best)),
+            "grid": {n: [mean] for n, mean in zip(names, valid.mean(1).tolist(), strict=True)},
+        }
 
     def _chosen(self, tasks: Sequence[str] | None) -> Sequence[str]:
         names = self.names()
@@ -181,7 +245,7 @@ class TaskSuite(ABC, Generic[Task, Source]):
             if name not in names:
                 why = self.not_implemented.get(name, f"tasks: {', '.join(names)}")
                 raise ValueError(f"no {self.title} task {name!r}; {why}")
-        return tasks or names
+        return tasks or self.present()
 
     def _records(self, name: str, task: Task, source: Source) -> Records:
         started = time.monotonic()

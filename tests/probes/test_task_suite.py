@@ -58,12 +58,17 @@ def test_records_and_what_is_missing(root):
     assert record["value"] == pytest.approx(2 / 3)
     expected = {"suite": "words", "task": "one", "protocol": "theirs", "layer": "3"}
     assert record | expected | {"encoder_hash": "a", "frame_rate_hz": 50.0} == record
-    assert results["failed"] == ["two"]
-    assert results["warnings"] == [f"task two: {root / 'two'} is missing"]
+    assert (results["failed"], results["absent"], results["warnings"]) == ([], ["two"], [])
     assert results["notes"] == [
         "protocol theirs, layer 3",
+        f"not found under {root}: two",
         "three is not implemented: too long",
     ]
+    asked = suite.run(SOURCES, ["one", "two"])
+    assert (asked["failed"], asked["absent"]) == (["two"], [])
+    assert asked["warnings"] == [f"task two: {root / 'two'} is missing"]
+    with pytest.raises(ValueError, match="words has no task of Words; expected there: three, two"):
+        Words(root, table={"three": {}, "two": {}}).run(SOURCES)
     with pytest.raises(ValueError, match="no Words task 'three'; too long"):
         suite.run(SOURCES, ["three"])
 
@@ -86,6 +91,22 @@ def test_the_key_follows_data_and_settings_but_not_the_place(root, tmp_path):
     changed = run()
     assert changed[0] == 2
     assert changed[1] != first[1]
+
+
+def test_the_layer_of_every_fold_is_chosen_on_valid(root):
+    nan = float("nan")
+    found = {
+        "0": [{"validation": 0.5, "test": 0.1}, {"validation": 0.9, "test": 0.2}],
+        "1": [{"validation": 0.6, "test": 0.3}, {"validation": nan, "test": 0.4}],
+    }
+    chosen = Words(root, layer="all", table=TABLE).chosen(found)
+    assert [fold["test"] for fold in chosen["folds"]] == [0.3, 0.2]
+    assert [fold["layer"] for fold in chosen["folds"]] == ["1", "0"]
+    assert chosen["folds"][0]["layers"] == {"0": 0.5, "1": 0.6}
+    assert chosen["layer"] == "1, 0"
+    assert chosen["grid"]["0"] == [pytest.approx(0.7)]
+    one = Words(root, table=TABLE)
+    assert one.chosen({"last": found["0"]}) == {"folds": found["0"]}
 
 
 def test_what_a_user_can_get_wrong(root):

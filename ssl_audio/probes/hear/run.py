@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ssl_audio.batch import SAMPLE_RATE_HZ
@@ -12,7 +12,7 @@ from ssl_audio.probes.hear.embeddings import Embedder
 from ssl_audio.probes.hear.folder import METADATA_FILE, HearTask, read_task
 from ssl_audio.probes.hear.leaderboard import described, folders, summarised
 from ssl_audio.probes.hear.protocol import PROTOCOLS, ProtocolName, over_folds, run_rotations
-from ssl_audio.probes.scores import Records
+from ssl_audio.probes.scores import Record, Records
 from ssl_audio.probes.sources import FrameSource
 from ssl_audio.probes.task_suite import TaskSuite
 
@@ -27,7 +27,7 @@ class HearRun(TaskSuite[HearTask, FrameSource]):
 
     name = "hear"
     title = "HEAR"
-    version = 3
+    version = 4
     protocols = PROTOCOLS
 
     protocol: ProtocolName = "ours"
@@ -36,15 +36,13 @@ class HearRun(TaskSuite[HearTask, FrameSource]):
     def names(self) -> list[str]:
         """Of the folders that are there, then of those of the table that are not."""
         present = sorted(path.parent.name for path in self.root.glob(f"*/{METADATA_FILE}"))
-        if not present:
-            raise ValueError(f"{self.root} has no task; a task is a folder with {METADATA_FILE}")
         return [*present, *(name for name in folders(self.table) if name not in present)]
 
     def open(self, name: str) -> HearTask:
-        if not (self.root / name).is_dir():
+        if not self.folder(name).is_dir():
             archive = f"hear-2021.0.6-{name}-48000.tar.gz"
             raise ValueError(f"not in {self.root}; unpack {archive} there")
-        return read_task(self.root / name)
+        return read_task(self.folder(name))
 
     def identity(self, task: HearTask) -> object:
         files = sorted((self.root / task.name).glob("*.json"))
@@ -58,21 +56,26 @@ class HearRun(TaskSuite[HearTask, FrameSource]):
         for split in task.splits:
             data[split], failures = embedder.split(task, split)
             warnings += failures
-        folds = run_rotations(
-            task.problem,
-            data,
-            task.rotations,
-            protocol=self.protocol,
-            seed=self.seed,
-            device=self.device,
-            bf16=self.bf16,
-        )
+        found: dict[str, list[Record]] = {}
+        for layer, columns in self.columns(source).items():
+            folds = run_rotations(
+                task.problem,
+                {split: replace(part, x=part.x[:, columns]) for split, part in data.items()},
+                task.rotations,
+                protocol=self.protocol,
+                seed=self.seed,
+                device=self.device,
+                bf16=self.bf16,
+            )
+            found[layer] = [asdict(fold) for fold in folds]
+        chosen = self.chosen(found)
+        scores, intervals = zip(*((x["test"], x["interval"]) for x in chosen["folds"]), strict=True)
         metric = task.problem.scores[0]
         record = {
             "metric": metric,
-            **over_folds([x.test for x in folds], [x.interval for x in folds], metric),
+            **over_folds(scores, intervals, metric),
             "pooling": "frames" if task.problem.is_event else "mean",
-            "folds": [asdict(fold) for fold in folds],
+            **chosen,
             "precision": "bf16" if self.bf16 else "float32",
             "warnings": warnings,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ssl_audio.probes.hear.protocol import over_folds
 from ssl_audio.probes.scores import Records
@@ -87,9 +88,14 @@ class SuperbRun(TaskSuite[SuperbTask, LayerStack]):
             self.progress,
         )
 
+    def folder(self, name: str) -> Path:
+        return self.root / str(self.table[name]["folder"])
+
+    def place(self, name: str) -> str:
+        return f"{name} ({self.table[name]['folder']})"
+
     def open(self, name: str) -> SuperbTask:
-        recipe = Recipe.of(self.table[name])
-        return TASKS[name](self.root / recipe.folder, recipe, self.seed)
+        return TASKS[name](self.folder(name), Recipe.of(self.table[name]), self.seed)
 
     def identity(self, task: SuperbTask) -> object:
         return sorted(vars(task).items()), self.max_steps
@@ -114,7 +120,7 @@ class SuperbRun(TaskSuite[SuperbTask, LayerStack]):
         return {name: record}
 
     def heading(self) -> str:
-        return "learned sum of all layers" if self.layer == SUM else super().heading()
+        return "learned sum of all layers" if self.layer in self.every_layer else super().heading()
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

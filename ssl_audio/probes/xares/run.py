@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ssl_audio.probes.hear.protocol import over_folds
 from ssl_audio.probes.metrics.xares import weighted_average
 from ssl_audio.probes.scores import Record, Records
 from ssl_audio.probes.sources import FrameSource
-from ssl_audio.probes.task_suite import TaskSuite
+from ssl_audio.probes.task_suite import ALL, TaskSuite
 from ssl_audio.probes.xares.data import Rows, joined, rows_of
 from ssl_audio.probes.xares.heads import Scorer, linear_head, nearest_neighbours
 from ssl_audio.probes.xares.task import PROTOCOLS, ProtocolName, XaresTask, read_task
@@ -43,6 +43,9 @@ class XaresRun(TaskSuite[XaresTask, FrameSource]):
 
     protocol: ProtocolName = "ours"
 
+    def place(self, name: str) -> str:
+        return f"{name} (zenodo.org/records/{self.table[name]['zenodo']})"
+
     def open(self, name: str) -> XaresTask:
         return read_task(self.root, name, self.table[name], self.protocol)
 
@@ -62,24 +65,36 @@ class XaresRun(TaskSuite[XaresTask, FrameSource]):
             data[split], failures = rows_of(task, split, extraction)
             warnings += failures
         hop_ms = 1000 / source.frame_rate
+        found: dict[str, dict[str, list[Record]]] = {head: {} for head in HEADS}
+        for layer, columns in self.columns(source).items():
+            parts = {split: replace(rows, x=rows.x[:, columns]) for split, rows in data.items()}
+            folds = self._folds(task, parts, hop_ms)
+            for head, records in folds.items():
+                found[head][layer] = records
+        return {
+            f"{name} {head}": self._record(task, head, self.chosen(by_layer), warnings)
+            for head, by_layer in found.items()
+            if by_layer
+        }
+
+    def heading(self) -> str:
+        return f"{super().heading()}; {MENDED if self.protocol == 'ours' else AS_PUBLISHED}"
+
+    def summary(self, scores: Mapping[str, Records]) -> tuple[dict[str, Any], list[str]]:
+        found = {source: _averages(records) for source, records in scores.items()}
+        return found, _described(found)
+
+    def _folds(
+        self, task: XaresTask, data: Mapping[str, Rows], hop_ms: float
+    ) -> dict[str, list[Record]]:
+        """By head."""
         folds: dict[str, list[Record]] = {head: [] for head in HEADS}
         for rotation in task.rotations:
             train, valid, test = (joined([data[name] for name in names]) for names in rotation)
             folds["mlp"].append(self._mlp(task, train, valid, test, hop_ms))
             if task.recipe.knn:
                 folds["knn"].append(self._knn(task, train, valid, test, hop_ms))
-        return {
-            f"{name} {head}": self._record(task, head, found, warnings)
-            for head, found in folds.items()
-            if found
-        }
-
-    def heading(self) -> str:
-        return f"layer {self.layer}; {MENDED if self.protocol == 'ours' else AS_PUBLISHED}"
-
-    def summary(self, scores: Mapping[str, Records]) -> tuple[dict[str, Any], list[str]]:
-        found = {source: _averages(records) for source, records in scores.items()}
-        return found, _described(found)
+        return {head: records for head, records in folds.items() if records}
 
     def _mlp(
         self, task: XaresTask, train: Rows, valid: Rows, test: Rows, hop_ms: float
@@ -93,11 +108,16 @@ class XaresRun(TaskSuite[XaresTask, FrameSource]):
     def _knn(
         self, task: XaresTask, train: Rows, valid: Rows, test: Rows, hop_ms: float
     ) -> dict[str, Any]:
-        """Without anything to choose, the fold that validates is one more to vote."""
+        """With only a layer to choose, the fold that validates is then one more to vote."""
+        as_published = self.protocol == "compat"
+        found: dict[str, Any] = {}
+        if self.layer == ALL:
+            answers = nearest_neighbours(train, valid, as_published=as_published)
+            found["validation"] = self._scorer(task, valid, hop_ms)(answers)
         if task.recipe.folds and self.protocol == "ours":
             train = joined([train, valid])
-        answers = nearest_neighbours(train, test, as_published=self.protocol == "compat")
-        return self._scored(task, answers, test, hop_ms)
+        answers = nearest_neighbours(train, test, as_published=as_published)
+        return found | self._scored(task, answers, test, hop_ms)
 
     def _scored(
         self, task: XaresTask, answers: np.ndarray, test: Rows, hop_ms: float
@@ -113,8 +133,9 @@ class XaresRun(TaskSuite[XaresTask, FrameSource]):
         return Scorer(rows, task.recipe, hop_ms, per_crop=self.protocol == "compat")
 
     def _record(
-        self, task: XaresTask, head: str, folds: Sequence[Record], warnings: Sequence[str]
+        self, task: XaresTask, head: str, chosen: Record, warnings: Sequence[str]
     ) -> Record:
+        folds = chosen["folds"]
         values = [{"value": fold["test"]} for fold in folds]
         return {
             "head": head,
@@ -122,7 +143,7 @@ class XaresRun(TaskSuite[XaresTask, FrameSource]):
             **over_folds(values, [fold["interval"] for fold in folds], "value"),
             "weight": task.recipe.weight,
             "pooling": "frames" if task.recipe.kind == "frames" else "mean",
-            "folds": list(folds),
+            **chosen,
             "warnings": list(warnings),
         }
 

@@ -13,7 +13,8 @@ from ssl_audio.probes.hear.embeddings import Embedder
 from ssl_audio.probes.hear.folder import read_task
 from ssl_audio.probes.hear.leaderboard import folders, summarised
 from ssl_audio.probes.hear.run import HearRun
-from ssl_audio.probes.sources import EncoderLayers
+from ssl_audio.probes.sources import EncoderLayers, LogMelFrames
+from ssl_audio.report.layers import layer_section
 
 TABLE = {
     "tones": {"folders": ["tones-v1-trainvaltest"], "low": 0.2, "high": 1.0},
@@ -87,6 +88,32 @@ def test_a_suite_of_scenes_and_events(scene_task, event_task, tmp_path, source):
     assert run.run({"mfcc": source}) == results
 
 
+def test_valid_chooses_among_all_layers(scene_task, event_task, tmp_path, tiny_encoder):
+    scene_task(tmp_path, folds=3)
+    event_task(tmp_path)
+    sources = {"trained": EncoderLayers(tiny_encoder), "log-mel": LogMelFrames()}
+    run = HearRun(tmp_path, layer="all", table=TABLE, cache_dir=tmp_path / "cache")
+    results = run.run(sources)
+    assert results["notes"][0] == "protocol ours, layer of each fold by valid"
+    for record in results["scores"]["trained"].values():
+        assert list(record["grid"]) == ["0", "1", "2", "output"]
+        for fold in record["folds"]:
+            assert (
+                fold["layers"][fold["layer"]] == fold["validation"] == max(fold["layers"].values())
+            )
+    for record in results["scores"]["log-mel"].values():
+        assert record["layer"] == "log-mel"
+    name = "tones-v1-new_split_kfold"
+    page = layer_section(results)
+    assert f"{name}: valid score, %" in page
+    assert page.count("<svg") == 2
+    single = HearRun(tmp_path, layer="1").run({"x": EncoderLayers(tiny_encoder, ["1"])}, [name])
+    alone = single["scores"]["x"][name]["folds"]
+    together = results["scores"]["trained"][name]["folds"]
+    for one, fold in zip(alone, together, strict=True):
+        assert one["validation"] == pytest.approx(fold["layers"]["1"])
+
+
 def test_two_runs_give_the_same_numbers(scene_task, tmp_path, source):
     directory = scene_task(tmp_path, folds=3)
     run = HearRun(tmp_path, "heareval", table=TABLE)
@@ -110,15 +137,18 @@ def test_what_fails_is_told_and_the_others_go_on(scene_task, event_task, tmp_pat
     (broken / "valid.json").unlink()
     run = HearRun(tmp_path, table=TABLE | {"x": {"folders": ["gone-v1"]}})
     results = run.run({"mfcc": source})
-    assert results["failed"] == ["beeps-v1-full", "gone-v1"]
+    assert (results["failed"], results["absent"]) == (["beeps-v1-full"], ["gone-v1"])
     assert list(results["scores"]["mfcc"]) == ["tones-v1-trainvaltest"]
     told = "\n".join(results["warnings"])
     assert "valid.json is missing" in told
-    assert "task gone-v1: not in" in told
+    assert f"not found under {tmp_path}: gone-v1" in results["notes"]
+    asked = run.run({"mfcc": source}, ["gone-v1"])
+    assert asked["failed"] == ["gone-v1"]
+    assert "task gone-v1: not in" in asked["warnings"][0]
     with pytest.raises(ValueError, match="no HEAR task 'esc50'; tasks: beeps-v1-full, tones"):
         run.run({"mfcc": source}, ["esc50"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no task; a task is a folder with task_metadata"):
+    with pytest.raises(ValueError, match="has no task of HEAR; expected there: dcase2016_task2"):
         HearRun(tmp_path / "empty").run({"mfcc": source})
     with pytest.raises(ValueError, match="does not exist; give the folder"):
         HearRun(tmp_path / "nothing")

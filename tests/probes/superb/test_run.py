@@ -35,8 +35,12 @@ def source():
 
 def test_a_suite_with_missing_data(root, source):
     table = tiny_table("ks", "ic", "er", "sid", train_silences=3, valid_silences=3)
+    table["pr"] = {"folder": "LibriSpeech"}
+    (root / table["er"]["folder"]).mkdir()
     run = SuperbRun(root, table=table, not_implemented={"st": "wants a decoder"})
     results = run.run({"mfcc": source})
+    assert results["absent"] == ["pr"]
+    assert f"not found under {root}: pr (LibriSpeech)" in results["notes"]
     assert list(results["scores"]["mfcc"]) == ["ks", "ic", "sid"]
     assert results["failed"] == ["er"]
     (warning,) = results["warnings"]

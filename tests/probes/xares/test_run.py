@@ -55,8 +55,9 @@ def test_a_suite_with_what_is_missing_named(root, table, source, tmp_path):
     (root / "folds" / "fold-2-000000.tar").write_bytes(b"broken")
     run = XaresRun(root, table=table, cache_dir=tmp_path / "cache")
     results = run.run({"mfcc": source})
-    assert results["failed"] == ["folds", "absent"]
-    assert [line.split(":")[0] for line in results["warnings"]] == ["task folds", "task absent"]
+    assert (results["failed"], results["absent"]) == (["folds"], ["absent"])
+    assert [line.split(":")[0] for line in results["warnings"]] == ["task folds"]
+    assert f"not found under {root}: absent (zenodo.org/records/1)" in results["notes"]
     scores = results["scores"]["mfcc"]
     assert list(scores) == ["tones mlp", "tones knn", "events mlp"]
     assert scores["tones knn"]["value"] == 1.0
@@ -91,6 +92,22 @@ def test_folds_and_protocols(root, table, source):
     assert all(
         fold["validation"] == fold["test"]  # compat chooses on test, and says so
         for fold in records["compat"]["scores"]["mfcc"]["folds mlp"]["folds"]
+    )
+
+
+def test_valid_chooses_among_all_layers(root, table, tiny_encoder):
+    run = XaresRun(root, layer="all", table=table)
+    results = run.run({"trained": EncoderLayers(tiny_encoder)}, ["tones", "folds"])
+    scores = results["scores"]["trained"]
+    assert list(scores) == ["tones mlp", "tones knn", "folds mlp", "folds knn"]
+    for record in scores.values():
+        assert list(record["grid"]) == ["0", "1", "2", "output"]
+        for fold in record["folds"]:
+            assert fold["layers"][fold["layer"]] == max(fold["layers"].values())
+    single = XaresRun(root, layer="1", table=table)
+    alone = single.run({"x": EncoderLayers(tiny_encoder, ["1"])}, ["tones"])["scores"]["x"]
+    assert alone["tones mlp"]["folds"][0]["validation"] == pytest.approx(
+        scores["tones mlp"]["grid"]["1"][0]
     )
 
 
