@@ -36,6 +36,22 @@ class Bands(Encoder):
         return EncoderOutput(features, lengths, (features,))
 
 
+class Patches(Bands):
+    """Each frame of ``Bands`` as four patches."""
+
+    kind = "patches"
+    embed_dim = 2
+    frame_rate = 100.0
+    patches_per_row = 4
+
+    def num_frames(self, num_samples):
+        return 4 * super().num_frames(num_samples)
+
+    def forward_features(self, features, lengths=None):
+        patches = features.unflatten(-1, (4, 2)).flatten(1, 2)
+        return EncoderOutput(patches, None if lengths is None else 4 * lengths, (patches,))
+
+
 def bursts(order, seed):
     """One burst of each tone of ``order``, gaps of noise around them."""
     time = np.arange(round(BURST_SEC * RATE_HZ)) / RATE_HZ

@@ -86,7 +86,7 @@ def best_thresholds(
     }
     if not frames:
         raise ValueError("no valid recording can be read")
-    lag = max(1, round(MERGE_SEC * encoder.frame_rate))
+    lag = max(1, round(MERGE_SEC * whole.frame_rate))
     norms = np.concatenate([np.linalg.norm(x, axis=1) for x in frames.values()])
     similarities = np.concatenate([_similarities(x, lag) for x in frames.values()])
     best: tuple[float, float, float] | None = None
@@ -95,7 +95,7 @@ def best_thresholds(
             tokens = {
                 item.recording.id: _sequence(
                     item, segment_syllables(frames[item.recording.id], norm, min(merge, 1.0)),
-                    encoder.frame_rate,
+                    whole.frame_rate,
                 )
                 for item in valid
                 if item.recording.id in frames

@@ -138,9 +138,7 @@ def iter_tokens(
         layer = LAST_LAYER if tokenizer.layer is None else str(
             range(tokenizer.encoder.num_layers + 1)[tokenizer.layer]
         )  # fmt: skip
-        source: EncoderLayers | CodeFrames = EncoderLayers(
-            tokenizer.encoder, [layer], patches="apart"
-        )
+        source: EncoderLayers | CodeFrames = EncoderLayers(tokenizer.encoder, [layer])
     else:
         source = CodeFrames(tokenizer)
     stream = iter_features(

@@ -21,7 +21,7 @@ from ssl_audio.probes.metrics.token_quality import bit_rate, token_rate
 from ssl_audio.stages.common import build_data
 from ssl_audio.tokenizers import NormThreshold, SyllableTokenizer, fit_kmeans
 from ssl_audio.tokenizers.norm_threshold import fit_norm_statistics
-from ssl_audio.tokenizers.teacher_tokens import teacher_frames
+from ssl_audio.tokenizers.teacher_tokens import teacher_rows
 
 DOMAINS = ("speech",)
 NORM_FRAMES = 200_000  # that tell speech from silence: over an hour
@@ -103,7 +103,7 @@ class UnitsStage(Stage):
     def _norm_threshold(self, encoder: Encoder, data: DataModule) -> float:
         norms, count = [], 0
         for batch in self._speech(data, "norms of speech and silence"):
-            frames, lengths = teacher_frames(encoder, self.layer, batch.waveforms, batch.lengths)
+            frames, lengths = teacher_rows(encoder, self.layer, batch.waveforms, batch.lengths)
             norms.append(frames.norm(dim=-1)[valid_mask(lengths, frames.shape[1])].cpu())
             count += len(norms[-1])
             if count >= NORM_FRAMES:

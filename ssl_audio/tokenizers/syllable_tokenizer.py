@@ -16,7 +16,7 @@ from ssl_audio.models.encoder import Encoder
 from ssl_audio.tokenizers.nearest import nearest_codes
 from ssl_audio.tokenizers.syllables import check_thresholds
 from ssl_audio.tokenizers.syllables_batch import pooled_segments, segment_batch, segment_ids
-from ssl_audio.tokenizers.teacher_tokens import teacher_frames
+from ssl_audio.tokenizers.teacher_tokens import teacher_rows
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 
@@ -118,7 +118,7 @@ class SyllableTokenizer(Tokenizer):
         self.layer = layer
         self.register_buffer("centroids", None if centroids is None else centroids.float())
         self.sample_rate = encoder.sample_rate
-        self.frame_rate = encoder.frame_rate
+        self.frame_rate = encoder.frame_rate / encoder.patches_per_row
         self.num_codebooks = 0 if centroids is None else 1
         self.codebook_size = 0 if centroids is None else len(centroids) + silence
         self.requires_grad_(False)
@@ -149,12 +149,12 @@ class SyllableTokenizer(Tokenizer):
 
     def num_frames(self, num_samples: Any) -> Any:
         """Frames of the encoder: the most tokens that there can be."""
-        return self.encoder.num_frames(num_samples)
+        return self.encoder.num_frames(num_samples) // self.encoder.patches_per_row
 
     @torch.no_grad()
     def encode(self, waveforms: Tensor, lengths: Tensor | None = None) -> SyllableTokens:
         """(B, S) float32 in [-1, 1] and valid samples (B,) to tokens (B, N, 1) with times."""
-        return self.tokenize(*teacher_frames(self.encoder, self.layer, waveforms, lengths))
+        return self.tokenize(*teacher_rows(self.encoder, self.layer, waveforms, lengths))
 
     @torch.no_grad()
     def tokenize(self, frames: Tensor, lengths: Tensor | None = None) -> SyllableTokens:
@@ -180,7 +180,7 @@ class SyllableTokenizer(Tokenizer):
     @torch.no_grad()
     def segment_features(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(F, D) float32 mean frames of all segments of the batch, to fit units on."""
-        frames, valid = teacher_frames(self.encoder, self.layer, waveforms, lengths)
+        frames, valid = teacher_rows(self.encoder, self.layer, waveforms, lengths)
         segments = self.options.segment(frames, valid)
         means = pooled_segments(frames, segment_ids(segments, frames.shape[1]), frames.shape[1])
         return means[segments[..., 0] >= 0]

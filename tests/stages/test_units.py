@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,8 @@ import torch
 
 from ssl_audio import hub
 from ssl_audio.pipeline import RunContext, run_stages
+from ssl_audio.probes.recordings import Recording
+from ssl_audio.probes.token_stream import iter_tokens
 from ssl_audio.stages.units import UnitsStage
 from ssl_audio.tokenizers import SyllableTokenizer
 
@@ -30,8 +31,9 @@ def corpus(bursts, tmp_path_factory):
 
 @pytest.fixture
 def encoder(bursts, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bands", SimpleNamespace(Bands=bursts.Bands))
-    monkeypatch.setitem(hub.ENCODERS, "bands", "bands:Bands")
+    monkeypatch.setitem(sys.modules, "bursts", bursts)
+    monkeypatch.setitem(hub.ENCODERS, "bands", "bursts:Bands")
+    monkeypatch.setitem(hub.ENCODERS, "patches", "bursts:Patches")
     return str(hub.save(bursts.Bands(), tmp_path / "encoder"))
 
 
@@ -88,6 +90,23 @@ def test_joining_and_silences_do_not_change_what_units_are_fitted_on(corpus, enc
     more = hub.load_tokenizer(run(corpus, encoder, tmp_path / "b", options=options) / "export")
     assert (plain.centroids == more.centroids).all()
     assert (plain.codebook_size, more.codebook_size) == (3, 4)
+
+
+def test_patches_of_one_stretch_of_time_are_one_frame(bursts, corpus, encoder, tmp_path):
+    patches = str(hub.save(bursts.Patches(), tmp_path / "patches"))
+    one, other = (
+        hub.load_tokenizer(run(corpus, source, tmp_path / name) / "export")
+        for source, name in ((encoder, "a"), (patches, "b"))
+    )
+    assert (one.centroids == other.centroids).all()
+    assert one.options == other.options
+    assert one.frame_rate == other.frame_rate == 25
+    assert one.num_frames(16_000) == other.num_frames(16_000)
+    item = Recording("x", bursts.duration_of([0, 1]), lambda *_: bursts.bursts([0, 1], 0))
+    (found,), (same,) = (list(iter_tokens(x, [item])) for x in (one, other))
+    assert found.codes.shape == (2, 1)
+    for field in ("codes", "start_sec", "end_sec"):
+        assert (getattr(found, field) == getattr(same, field)).all()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ UNITS = torch.tensor([[5.0, 0, 0], [0, 5.0, 0], [0, 0, 5.0]])
 
 class FakeEncoder(nn.Module):
     sample_rate, frame_rate, num_layers, kind, config = 16_000, 50.0, 1, "fake", {}
+    patches_per_row = 1
 
 
 def frames_of(*parts):
