@@ -6,6 +6,7 @@ Axes: B clips, S samples, T frames, Q codebooks, K codes.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,18 +19,27 @@ from torch import Tensor
 from ssl_audio.hub import content_hash
 from ssl_audio.probes.abx_task import AbxTask, abx_scores, demo_abx, folder_abx
 from ssl_audio.probes.isolation import device_of, same_random_state
+from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.runner import TRAINED, UNTRAINED
 from ssl_audio.probes.scores import VERSIONS, Record, Records, score_tasks, stored
-from ssl_audio.probes.sources import LAST_LAYER
-from ssl_audio.probes.stream import EXTRACTOR
+from ssl_audio.probes.sources import LAST_LAYER, EncoderLayers
+from ssl_audio.probes.stream import EXTRACTOR, Features, iter_features
 from ssl_audio.probes.suite import SPLITS, ProbeSuite
 from ssl_audio.probes.token_stream import CodeFrames, TokenSequence
-from ssl_audio.probes.tokens import agreements, check_codes, read_tokens, statistics
+from ssl_audio.probes.tokens import (
+    agreements,
+    check_codes,
+    read_tokens,
+    recordings_of,
+    statistics,
+)
+from ssl_audio.tokenizers.kmeans import KMeansTokenizer, fit_kmeans
 from ssl_audio.tokenizers.syllable_tokenizer import SyllableTokenizer
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
 VERSION = 1  # raised with any change of scores: stored rows become stale
 CODES, ABX = "codes", "phones: ABX"  # beside the names of tasks
+FRAMES_PER_UNIT = 30  # to fit an untrained encoder's units to
 GROUPS = 10  # of clips, each left out once
 NORMAL_95 = 1.96
 MAX_ONE_HOT = 2048  # channels of ABX: codebooks beyond are left out
@@ -62,7 +72,7 @@ def probe_tokens(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Results in the form of ``runner.run_probes``; columns are the tokenizer and its untrained
-    self.
+    self (with units of its own, where the tokenizer has k-means units).
 
     No training takes part, so all splits count. Intervals are those of the jackknife over groups of
     clips.
@@ -79,9 +89,10 @@ def probe_tokens(
     """
     check_codes(tokenizer)
     suite = suite.only([task.name for task in suite.tasks if task.unit != "boundary"])
+    title, twin = "tokens" if progress else "", _untrained(tokenizer)
     sources = {
-        name: _Source(x, suite, "tokens" if progress else "")
-        for name, x in ((TRAINED, tokenizer), (UNTRAINED, _untrained(tokenizer)))
+        TRAINED: _Source(tokenizer, suite, title),
+        UNTRAINED: (_OwnUnits if _has_units(twin) else _Source)(twin, suite, title),
     }
     names = [CODES, *(task.name for task in suite.tasks)]
     if abx is not None and not isinstance(tokenizer, SyllableTokenizer):
@@ -166,6 +177,56 @@ class _Source:
             )
             for row, (form, value) in whole.items()
         }
+
+
+class _OwnUnits(_Source):
+    """An untrained tokenizer of units: they are clusters of its own frames of a row's recordings.
+
+    Another encoder's units, or none at all, would tell nothing of it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, suite: ProbeSuite, title: str) -> None:
+        super().__init__(tokenizer, suite, title)
+        self.key += "-own units"
+
+    def records(self, name: str, part: ProbeSuite | AbxTask) -> Records:
+        assert isinstance(self.tokenizer, KMeansTokenizer | SyllableTokenizer)
+        if isinstance(part, AbxTask):
+            recordings: Sequence[Recording] = part.recordings
+        else:
+            recordings, self.suite = recordings_of(part, ("train",)), part
+        _fit_units(self.tokenizer, recordings)
+        self.__dict__.pop("tokens", None)  # of the row before
+        return super().records(name, part)
+
+
+def _has_units(tokenizer: Tokenizer) -> bool:
+    return isinstance(tokenizer, KMeansTokenizer) or (
+        isinstance(tokenizer, SyllableTokenizer) and tokenizer.centroids is not None
+    )
+
+
+def _fit_units(
+    tokenizer: KMeansTokenizer | SyllableTokenizer, recordings: Sequence[Recording]
+) -> None:
+    """To frames of some of the recordings.
+
+    Raises:
+        ValueError: fewer frames than units.
+    """
+    encoder = tokenizer.teacher if isinstance(tokenizer, KMeansTokenizer) else tokenizer.encoder
+    layers = range(encoder.num_layers + 1)
+    layer = LAST_LAYER if tokenizer.layer is None else str(layers[tokenizer.layer])
+    assert tokenizer.centroids is not None
+    left_sec = FRAMES_PER_UNIT * len(tokenizer.centroids) / tokenizer.frame_rate
+    chosen = []
+    for recording in random.Random(0).sample(recordings, len(recordings)):
+        if left_sec > 0:
+            chosen.append(recording)
+            left_sec -= recording.duration_sec
+    found = iter_features(EncoderLayers(encoder, [layer]), chosen, pooling="none")
+    frames = (x.layers[layer] for x in found if isinstance(x, Features))
+    tokenizer.centroids.copy_(fit_kmeans(frames, len(tokenizer.centroids), seed=0))
 
 
 def _use(found: Sequence[TokenSequence], part: ProbeSuite, tokenizer: Tokenizer) -> Rows:

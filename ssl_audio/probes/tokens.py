@@ -26,6 +26,7 @@ from ssl_audio.probes.metrics.token_quality import (
     token_rate,
 )
 from ssl_audio.probes.progress import with_bar
+from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.stream import BATCH_SEC, Failure
 from ssl_audio.probes.suite import SPLITS, Example, ProbeSuite
 from ssl_audio.probes.token_stream import TokenSequence, iter_tokens
@@ -97,10 +98,7 @@ def read_tokens(
         ValueError: as ``token_quality``.
     """
     check_codes(tokenizer)
-    used = sorted(
-        {e.clip for task in suite.tasks for split in splits for e in task.examples[split]}
-    )
-    recordings = [recording_of(suite.clips[name]) for name in used]
+    recordings = recordings_of(suite, splits)
     found, lost = [], {}
     stream = iter_tokens(tokenizer, recordings, batch_sec=batch_sec)
     for tokens in with_bar(stream, title, len(recordings)):
@@ -111,6 +109,12 @@ def read_tokens(
     if not found:
         raise ValueError(f"no clip of suite {suite.name!r} gives tokens")
     return sorted(found, key=lambda tokens: tokens.id), lost
+
+
+def recordings_of(suite: ProbeSuite, splits: Sequence[str] = SPLITS) -> list[Recording]:
+    """Clips of the splits, in the order of their names."""
+    used = {e.clip for task in suite.tasks for split in splits for e in task.examples[split]}
+    return [recording_of(suite.clips[name]) for name in sorted(used)]
 
 
 def labels_at(

@@ -57,8 +57,24 @@ def test_loud_and_soft_have_codes_of_their_own(tone_suite):
     tokenizer = KMeansTokenizer(encoder, torch.stack([quiet, loud + 8]))
     scores = probe_tokens(tokenizer, tone_suite, None)["scores"]
     assert scores["trained"]["codes: perplexity"]["value"] <= 2
-    assert scores["untrained"]["codes: perplexity"]["value"] == 1  # centroids are zeros
-    assert scores["untrained"]["half: pnmi"]["value"] == 0
+    untrained = scores["untrained"]  # the same encoder, units of its own
+    assert 1 < untrained["codes: perplexity"]["value"] <= 2
+    assert untrained["tone: pnmi"]["value"] > 0.1
+
+
+def test_untrained_units_depend_on_nothing_but_the_task(tone_suite):
+    tokenizer = KMeansTokenizer((e := LogSpectrumEncoder().eval()), torch.zeros(3, e.embed_dim))
+    whole = probe_tokens(tokenizer, tone_suite, None)["scores"]["untrained"]
+    alone = probe_tokens(tokenizer, tone_suite.only(["half"]), None)["scores"]["untrained"]
+    for key in token_suite.AGREEMENT:
+        assert alone[f"half: {key}"] == whole[f"half: {key}"]
+
+
+def test_more_units_than_an_untrained_encoder_has_frames_are_one_line(tone_suite):
+    tokenizer = KMeansTokenizer((e := LogSpectrumEncoder().eval()), torch.zeros(5000, e.embed_dim))
+    results = probe_tokens(tokenizer, tone_suite.only(["tone"]), None)
+    assert results["scores"]["untrained"] == {}
+    assert "vectors for 5000 units; give more audio" in results["warnings"][0]
 
 
 def test_a_second_run_reads_the_first(tokenizer, tone_suite, abx, tmp_path, monkeypatch):
