@@ -34,12 +34,16 @@ class Schedule:
         validate_every: epochs between validations.
         patience: validations without a better score after which a network stops.
         batch_size: examples, frames for events.
+        halve_after: numbers of validations after which the worse half of the networks that are
+            trained together stops (successive halving, Jamieson and Talwalkar,
+            arXiv:1502.07943); empty lets each train to its own end.
     """
 
     max_epochs: int = 500
     validate_every: int = 3
     patience: int = 20
     batch_size: int = 1024
+    halve_after: tuple[int, ...] = ()
 
     def changed_by(self, task_grid: Mapping[str, Sequence[Any]]) -> Schedule:
         """With the values that a task's ``task_specific_param_grid`` fixes."""

@@ -128,6 +128,9 @@ def _train_stack(
                 best[point] = Trained(point, score, epoch, choice, stack.state_of(row))
                 waited[point] = 0
         going = [i for i, p in enumerate(stack.points) if waited[p] < schedule.patience]
+        if epoch // schedule.validate_every in schedule.halve_after:
+            rank = {i: (best[stack.points[i]].score, -valid_losses[i]) for i in going}
+            going = sorted(sorted(going, key=rank.__getitem__)[len(going) // 2 :])
         if not going:
             break
         if len(going) < len(stack.points):

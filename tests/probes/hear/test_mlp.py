@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,24 @@ def test_patience_ends_training():
         seed=0,
     )
     assert len(epochs) == 21  # the best, and 20 without gain
+
+
+def test_the_worse_half_of_each_depth_stops():
+    schedule = Schedule(max_epochs=30, validate_every=3, patience=20, batch_size=16)
+    whole, _ = trained(schedule=schedule)
+    halved, _ = trained(schedule=replace(schedule, halve_after=(2, 4)))
+    assert sum(r.epoch > 12 for r in whole) > 2
+    for depth in (1, 2):
+        ours, alone = (
+            [r for r in results if r.point.hidden_layers == depth] for results in (halved, whole)
+        )
+        assert sum(r.epoch > 6 for r in ours) <= 2  # of three, two stay after six epochs
+        assert sum(r.epoch > 12 for r in ours) <= 1
+        survivor = max(ours, key=lambda r: r.epoch)
+        assert survivor.point.lr != min(LRS)  # which learns next to nothing in six epochs
+        same = alone[[r.point for r in alone].index(survivor.point)]
+        torch.testing.assert_close(survivor.state, same.state, atol=1e-6, rtol=1e-5)
+    assert max(result.score for result in halved) > 0.9
 
 
 def test_a_last_batch_of_one_joins_the_batch_before():
