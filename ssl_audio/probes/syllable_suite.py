@@ -28,21 +28,15 @@ from ssl_audio.probes.metrics.abx import AbxSettings
 from ssl_audio.probes.runner import LOG_MEL, TRAINED, UNTRAINED
 from ssl_audio.probes.scores import Records, score_tasks, stored
 from ssl_audio.probes.segmentation import SegmentationScore, score_segmentation
-from ssl_audio.probes.sources import (
-    LAST_LAYER,
-    EncoderLayers,
-    FrameSource,
-    LogMelFrames,
-    untrained_twin,
-)
+from ssl_audio.probes.sources import LogMelFrames, untrained_twin
 from ssl_audio.probes.stream import BATCH_SEC, EXTRACTOR, Failure
 from ssl_audio.probes.syllable_corpora import SyllableCorpus
 from ssl_audio.probes.syllable_segments import best_thresholds, segments_of
-from ssl_audio.probes.token_stream import TokenSequence
+from ssl_audio.probes.token_stream import TokenSequence, segmented_frames
 from ssl_audio.tokenizers import SyllableTokenizer, fit_kmeans
 from ssl_audio.tokenizers.nearest import nearest_codes
 
-VERSION = 3  # raised with any change of scores: stored ones become stale
+VERSION = 4  # raised with any change of scores: stored ones become stale
 EXPORTED = "as exported"
 ROWS = {  # of the table: field of SegmentationScore to name and metric
     "f1": ("boundaries", "F1, 50 ms"),
@@ -163,7 +157,7 @@ def _scored(
         details["norm_threshold"] = tokenizer.options.norm_threshold
         details["merge_threshold"] = tokenizer.options.merge_threshold
     if corpus.abx is not None and settings.abx:
-        details["abx"] = abx = _abx(_frame_source(tokenizer), corpus.abx, settings.batch_sec)
+        details["abx"] = abx = _abx(tokenizer, corpus.abx, settings.batch_sec)
         rows |= _abx_rows(corpus.name, abx)
     for row in rows.values():
         row["warnings"] = warnings
@@ -219,19 +213,9 @@ def _plain(tokenizer: SyllableTokenizer) -> SyllableTokenizer:
     return SyllableTokenizer(tokenizer.encoder, tokenizer.centroids, tokenizer.layer, **options)
 
 
-def _layer_name(encoder: Encoder, layer: int | None) -> str:
-    return LAST_LAYER if layer is None else str(range(encoder.num_layers + 1)[layer])
-
-
-def _frame_source(tokenizer: SyllableTokenizer | None) -> FrameSource:
-    if tokenizer is None:
-        return LogMelFrames()
-    layer = _layer_name(tokenizer.encoder, tokenizer.layer)
-    return EncoderLayers(tokenizer.encoder, [layer])
-
-
-def _abx(source: FrameSource, task: AbxTask, batch_sec: float) -> dict[str, float]:
+def _abx(tokenizer: SyllableTokenizer | None, task: AbxTask, batch_sec: float) -> dict[str, float]:
     """Error within and across speakers."""
+    source = LogMelFrames() if tokenizer is None else segmented_frames(tokenizer)
     found = {}
     for speaker in ("within", "across"):
         scores = abx_scores(source, task, AbxSettings(speaker=speaker), batch_sec=batch_sec)

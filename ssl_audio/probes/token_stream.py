@@ -111,6 +111,13 @@ class CodeFrames:
         return {LAST_LAYER: tokens.codes.float()}, tokens.lengths
 
 
+def segmented_frames(tokenizer: SyllableTokenizer) -> EncoderLayers:
+    """The frames that the tokenizer finds its segments in."""
+    encoder, layer = tokenizer.encoder, tokenizer.layer
+    name = LAST_LAYER if layer is None else str(range(encoder.num_layers + 1)[layer])
+    return EncoderLayers(encoder, [name])
+
+
 def iter_tokens(
     tokenizer: Tokenizer,
     recordings: Sequence[Recording],
@@ -135,10 +142,7 @@ def iter_tokens(
         ValueError: as ``iter_features``.
     """
     if isinstance(tokenizer, SyllableTokenizer):
-        layer = LAST_LAYER if tokenizer.layer is None else str(
-            range(tokenizer.encoder.num_layers + 1)[tokenizer.layer]
-        )  # fmt: skip
-        source: EncoderLayers | CodeFrames = EncoderLayers(tokenizer.encoder, [layer])
+        source: EncoderLayers | CodeFrames = segmented_frames(tokenizer)
     else:
         source = CodeFrames(tokenizer)
     stream = iter_features(
