@@ -67,6 +67,11 @@ class AudioBatch:
     def __len__(self) -> int:
         return self.waveforms.shape[0]
 
+    @property
+    def lengths_on_cpu(self) -> Tensor:
+        """``host_lengths``, or ``lengths`` of a batch that has not moved."""
+        return self.lengths if self.host_lengths is None else self.host_lengths
+
     def to(self, *args: Any, **kwargs: Any) -> AudioBatch:
         return replace(
             self,
@@ -74,7 +79,7 @@ class AudioBatch:
             lengths=self.lengths.to(*args, **kwargs),
             domains=self.domains.to(*args, **kwargs),
             codes={name: tokens.to(*args, **kwargs) for name, tokens in self.codes.items()},
-            host_lengths=self.lengths if self.host_lengths is None else self.host_lengths,
+            host_lengths=self.lengths_on_cpu,
         )
 
     def pin_memory(self) -> AudioBatch:

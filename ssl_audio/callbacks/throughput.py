@@ -37,7 +37,7 @@ class Throughput(Callback):
         now = time.monotonic()
         self._waiting_since = now
         assert isinstance(batch, AudioBatch)
-        lengths = batch.lengths if batch.host_lengths is None else batch.host_lengths
+        lengths = batch.lengths_on_cpu
         self._valid_samples += int(lengths.sum())
         self._padded_samples += batch.waveforms.numel()
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

@@ -68,7 +68,7 @@ def mix_utterances(
     _check_ranges(speech_snr_db, noise_snr_db, *shares)
     for low, high in shares:
         _check_probs(overlap_low=low, overlap_high=high)
-    lengths, domains = _host_lengths(batch), batch.domains.tolist()
+    lengths, domains = batch.lengths_on_cpu.tolist(), batch.domains.tolist()
     waveforms = batch.waveforms.clone()
     for clip, index in enumerate(batch.sample_index.tolist()):
         rng = sample_generator(seed, "utterance_mixing", index)
@@ -122,7 +122,7 @@ def mix_tokens(
     _check_ranges(snr_db)
     hops = {name: _hop(name, frame_rates[name]) for name in sorted(codes)}
     grid = math.lcm(*hops.values())
-    lengths = _host_lengths(batch)
+    lengths = batch.lengths_on_cpu.tolist()
     waveforms = batch.waveforms.clone()
     mixed = {name: tokens.codes.clone() for name, tokens in codes.items()}
     for clip, index in enumerate(batch.sample_index.tolist()):
@@ -208,11 +208,6 @@ def _random_delay(
     delay = grid * int(rng.integers(-earliest, latest + 1))
     start, source_start = max(delay, 0), max(-delay, 0)
     return Overlap(start, source_start, min(num_samples - start, other_samples - source_start))
-
-
-def _host_lengths(batch: AudioBatch) -> list[int]:
-    lengths = batch.lengths if batch.host_lengths is None else batch.host_lengths
-    return [int(length) for length in lengths.tolist()]
 
 
 def _others(domains: list[int], clip: int, domain: int) -> list[int]:

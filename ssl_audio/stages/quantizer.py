@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl_audio import hub
+from ssl_audio.batch import valid_mask
 from ssl_audio.checkpoints import read_checkpoint
 from ssl_audio.devices import default_device
 from ssl_audio.files import replacing, write_json
@@ -99,8 +100,7 @@ class QuantizerStage(Stage):
                 batch.waveforms.to(self.device),
                 batch.lengths.to(self.device),
             )
-            valid = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]
-            collected.append(frames[valid].half().cpu())
+            collected.append(frames[valid_mask(lengths, frames.shape[1])].half().cpu())
             count += len(collected[-1])
             if count >= wanted:
                 break

@@ -162,9 +162,8 @@ class BeatsTask(AdamWTask):
         return Prediction(features, mask, codes, logits, targets, losses)
 
     def _mask(self, batch: AudioBatch, num_patches: int, purpose: str) -> PatchMask:
-        samples = batch.lengths if batch.host_lengths is None else batch.host_lengths
         return draw_patch_mask(
-            self.encoder.num_frames(samples),
+            self.encoder.num_frames(batch.lengths_on_cpu),
             batch.sample_index,
             self.seed,
             mask_ratio=self.mask_ratio,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssl_audio import hub
 from ssl_audio.batch import IGNORE_CODE, AudioBatch, valid_mask
 from ssl_audio.models.hubert import HubertEncoder
+from ssl_audio.models.scale_gradient import scale_gradient
 from ssl_audio.tasks.adamw import AdamWTask, pair
 from ssl_audio.tasks.alignment import align_codes, frame_ratio
 from ssl_audio.tasks.codebook_usage import codebook_perplexity, codebook_usage
@@ -129,8 +130,7 @@ class HubertTask(AdamWTask):
         x, num_frames = self.encoder.convolve(features, lengths)
         valid = valid_mask(self.encoder.num_frames(lengths), x.shape[1])
         penalty = (x.float().square().mean(-1) * valid).sum() / valid.sum().clamp_min(1)
-        x = x.detach() + self.conv_gradient * (x - x.detach())
-        x = self.encoder.feature_projection(x)
+        x = self.encoder.feature_projection(scale_gradient(x, self.conv_gradient))
         mask = self._mask(batch, x.shape[1], purpose).to(x.device)
         frames = self.encoder.encoder(self.encoder.masked(x, mask), num_frames)[-1]
         rates = self.encoder.frame_rate, self.spec.frame_rate
@@ -140,9 +140,8 @@ class HubertTask(AdamWTask):
         return loss, penalty, units
 
     def _mask(self, batch: AudioBatch, num_frames: int, purpose: str) -> Tensor:
-        samples = batch.lengths if batch.host_lengths is None else batch.host_lengths
         return span_mask(
-            self.encoder.num_frames(samples),
+            self.encoder.num_frames(batch.lengths_on_cpu),
             self.time_mask.prob,
             self.time_mask.span,
             batch.sample_index,

@@ -129,8 +129,7 @@ class SdHubertTask(AdamWTask):
         return student, teacher
 
     def _view(self, batch: AudioBatch, num_frames: int, purpose: str) -> PerturbedView:
-        samples = batch.lengths if batch.host_lengths is None else batch.host_lengths
-        lengths = self.encoder.num_frames(samples)
+        lengths = self.encoder.num_frames(batch.lengths_on_cpu)
         return self.perturbation.draw(lengths, num_frames, batch.sample_index, self.seed, purpose)
 
     def _loss(self, student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class SpearTask(SummedLossTask):
             usage = codebook_usage(prediction.targets[name], spec.codebook_size)
             self._usage[name] = self._usage.get(name, torch.zeros_like(usage)) + usage
         if batch_idx == 0:
-            self._figures = _first_clip(batch, prediction)
+            self._figures = _first_clip(prediction)
 
     def on_validation_epoch_start(self) -> None:
         self._usage, self._valid_sums = {}, {}
@@ -255,9 +255,8 @@ class SpearTask(SummedLossTask):
 
     def _masks(self, batch: AudioBatch, features: Tensor, purpose: str) -> tuple[Tensor, Tensor]:
         """Time mask (B, T_in) and channel mask (B, M), drawn on the CPU."""
-        samples = batch.lengths if batch.host_lengths is None else batch.host_lengths
         assert self.encoder.fbank is not None, "a student has a front end"
-        lengths = self.encoder.fbank.num_frames(samples)
+        lengths = self.encoder.fbank.num_frames(batch.lengths_on_cpu)
         channels = torch.full_like(lengths, features.shape[2])
         masks = [
             span_mask(
@@ -361,7 +360,7 @@ def _pair(total: Tensor, count: Tensor) -> Tensor:
     return torch.stack([total.detach().double(), count.double()])
 
 
-def _first_clip(batch: AudioBatch, prediction: Prediction) -> dict[str, Any]:
+def _first_clip(prediction: Prediction) -> dict[str, Any]:
     first = {name: targets[0].cpu() for name, targets in prediction.targets.items()}
     return {
         "features": prediction.features[0].cpu(),

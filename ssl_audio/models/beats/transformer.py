@@ -5,8 +5,6 @@ Axes: B clips, P patches, C channels.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +18,7 @@ from ssl_audio.models.beats.positions import (
     RelativeBias,
     without_padding,
 )
+from ssl_audio.models.scale_gradient import scale_gradient
 
 
 class TransformerLayer(nn.Module):
@@ -140,22 +139,6 @@ class PositionalTransformer(Transformer):
     def output(self, x: Tensor) -> Tensor:
         """The last layer's output, normalised where the layers do not do so."""
         return self.layer_norm(x) if self.config.layer_norm_first else x
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.factor, None
-
-
-def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """``x``, whose gradient is multiplied by ``factor``."""
-    return x if factor == 1.0 else _ScaleGradient.apply(x, factor)
 
 
 def untouched(x: Tensor, layer: nn.Module, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssl_audio.models.scale_gradient import scale_gradient
 from ssl_audio.models.zipformer.schedules import happens
 
 
@@ -52,17 +53,6 @@ def penalize_large(x: Tensor, limit: float = 25.0, penalty: float = 1e-4) -> Ten
     return _PenalizeLarge.apply(x, limit, penalty)
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return grad_outputs[0] * ctx.scale, None
-
-
 class ScaleGradient(nn.Module):
     """Identity whose gradient is multiplied by ``scale``."""
 
@@ -71,4 +61,4 @@ class ScaleGradient(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return _ScaleGradient.apply(x, self.scale)
+        return scale_gradient(x, self.scale)
