@@ -70,8 +70,11 @@ def _side_by_side(suite: str, runs: Sequence[ProbedRun]) -> dict[str, Any]:
                 warnings.append(
                     f"{run.name} and {runs[0].name} differ in {what}: do not compare their scores"
                 )
-    if LOG_MEL in first["scores"]:
-        scores[LOG_MEL] = first["scores"][LOG_MEL]
+    log_mel: dict[str, Any] = {}
+    for run in reversed(runs):  # the first that has a task counts
+        log_mel |= run.results[suite]["scores"].get(LOG_MEL, {})
+    if log_mel:
+        scores[LOG_MEL] = log_mel
     means = [_mean(name, scores) for name in scores]
     return {
         "suite": suite,

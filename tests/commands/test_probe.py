@@ -12,6 +12,7 @@ import torch
 import ssl_audio
 from ssl_audio import audio, cli
 from ssl_audio.models import HubertEncoder
+from ssl_audio.probes.compare import ProbedRun, compare
 from ssl_audio.tokenizers import RandomProjectionTokenizer
 
 SIZES = {
@@ -211,6 +212,14 @@ def test_several_models_side_by_side(root, probed, tmp_path, capsys):
     html = page.read_text()
     assert "Probes during training" in html
     assert "tone: valid score, %" in html
+
+
+def test_log_mel_of_tasks_that_the_first_model_lacks(probed):
+    whole = ProbedRun("whole", {"folder": probed[0]}, None)
+    scores = {name: {"tone": rows["tone"]} for name, rows in probed[0]["scores"].items()}
+    part = ProbedRun("part", {"folder": probed[0] | {"scores": scores}}, None)
+    (compared,) = compare([part, whole])
+    assert set(compared["scores"]["log-mel"]) == set(probed[0]["scores"]["log-mel"])
 
 
 def test_what_cannot_be_compared_is_one_line(probed, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ssl_audio.models.ema import EMA
-from ssl_audio.probes import callback
+from ssl_audio.probes import callback, heads
+from ssl_audio.probes.boundary_task import boundary_task
 from ssl_audio.probes.callback import MENU, OnlineProbes, latest_results, probe_scalars
 from ssl_audio.probes.sources import untrained_twin
 from ssl_audio.report.events import read_logs
@@ -138,10 +140,37 @@ class SteadyTask(ToyTask):
         return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(wave), batch_size=2)
 
 
-def test_a_resumed_run_has_the_same_numbers_and_losses(fit, tone_suite, tmp_path):
-    suite = tone_suite.only(["tone"])
+@pytest.fixture
+def edges(tone_suite):
+    """The suite with a boundary task: where loud becomes soft."""
+    halves = next(task for task in tone_suite.tasks if task.name == "half")
+    segments = {split: {} for split in halves.examples}
+    for split, examples in halves.examples.items():
+        for e in examples:
+            segments[split].setdefault(e.clip, []).append((e.start_sec, e.end_sec))
+    return replace(tone_suite, tasks=(*tone_suite.tasks, boundary_task("half", segments)))
+
+
+def test_boundaries_while_training(fit, edges):
+    probes = OnlineProbes(edges, every_n_steps=1, baselines=("log-mel",))
+    fit(probes, max_steps=1)
+    for source in ("trained", "log-mel"):
+        score = probes.results["scores"][source]["half_boundaries"]
+        assert score["metric"] == "f1_20ms"
+        assert 0 < score["value"] <= 1
+    scalars = probe_scalars(probes.state_dict()["history"][0], {})
+    assert "probe/half_boundaries/f1_20ms" in scalars
+
+
+def test_a_resumed_run_has_the_same_numbers_and_losses(
+    fit, edges, quick_heads, tmp_path, monkeypatch
+):
+    few = replace(heads.SUPERB_TRAINING, steps=20, eval_every=10)
+    monkeypatch.setattr(heads, "SUPERB_TRAINING", few)
+    monkeypatch.setattr(heads, "HEAR_SCHEDULE", replace(heads.HEAR_SCHEDULE, max_epochs=3))
+    suite = edges.only(["tone", "half_boundaries"])
     whole, resumed = (
-        OnlineProbes(suite, probes=["knn", "rank"], every_n_steps=2, baselines=()) for _ in range(2)
+        OnlineProbes(suite, probes=MENU, every_n_steps=4, baselines=()) for _ in range(2)
     )
     saving = checkpoint_at(tmp_path, 4)
     task = fit(whole, saving, make_task=SteadyTask, enable_checkpointing=True)

@@ -87,10 +87,17 @@ class XaresRun(TaskSuite[XaresTask, FrameSource]):
     def _folds(
         self, task: XaresTask, data: Mapping[str, Rows], hop_ms: float
     ) -> dict[str, list[Record]]:
-        """By head."""
+        """By head.
+
+        Raises:
+            ValueError: one class in train.
+        """
         folds: dict[str, list[Record]] = {head: [] for head in HEADS}
         for rotation in task.rotations:
             train, valid, test = (joined([data[name] for name in names]) for names in rotation)
+            if task.recipe.kind == "clip" and len(np.unique(train.targets.argmax(1))) < 2:
+                label = task.labels[train.targets[0].argmax()]
+                raise ValueError(f"split 'train' has only one class, {label!r}")
             folds["mlp"].append(self._mlp(task, train, valid, test, hop_ms))
             if task.recipe.knn:
                 folds["knn"].append(self._knn(task, train, valid, test, hop_ms))

@@ -159,6 +159,16 @@ def test_command(root, tars, tmp_path, capsys):
     }
 
 
+def test_one_class_in_train_is_one_line(root, table, source, tars, tmp_path):
+    path = root / "tones" / "train-000000.tar"
+    wave = tars.sound("low", 0.4)
+    tars.write(path, [x for i in "ab" for x in tars.members(i, wave, {"tone": "low"}, tmp_path)])
+    results = XaresRun(root, table=table).run({"mfcc": source}, ["tones", "folds"])
+    assert results["failed"] == ["tones"]
+    assert results["warnings"] == ["task tones: split 'train' has only one class, 'low'"]
+    assert len(results["scores"]["mfcc"]) == 2
+
+
 def test_a_split_without_samples_is_one_line(root, table, source):
     task = read_task(root, "tones", table["tones"])
     empty = replace(task, splits={**task.splits, "valid": ()})
