@@ -61,12 +61,11 @@ def folder_suite(
         limits: caps per task.
 
     Returns:
-        The suite; its ``left_out`` names files that cannot be read, and tasks that cannot be used
-        unless they were asked for.
+        The suite; its ``left_out`` names files that cannot be read, and tasks that cannot be used:
+        a missing split or column, or a time that is not a number.
 
     Raises:
-        ValueError: no such folder, no usable task in it, an unknown task, or in a task asked for a
-            missing split or column, or a time that is not a number.
+        ValueError: no such folder, none of the tasks can be used, or an unknown one.
     """
     root = Path(root)
     home = root.parent if root.name == "probes" else root
@@ -79,18 +78,19 @@ def folder_suite(
     limits = limits or FolderLimits()
     wanted = found if tasks is None else sorted({name.removesuffix(SUFFIX) for name in tasks})
     loaded: list[ProbeTask] = []
-    broken: list[str] = []
+    broken: dict[str, str] = {}
     for name in wanted:
         try:
             loaded += _read_tasks(home, name, limits)
         except ValueError as error:
-            broken.append(f"task {name}: {error}")
-    if (tasks is not None and broken) or not loaded:
-        raise ValueError(broken[0])
+            broken[name] = f"task {name}: {error}"
+    if not loaded:
+        raise ValueError(next(iter(broken.values())))
     paths = {e.clip for task in loaded for split in SPLITS for e in task.examples[split]}
     clips, failures = _read_durations(home, sorted(paths))
     kept = tuple(_without_missing(task, clips) for task in loaded)
-    return ProbeSuite("folder", clips, kept, (*broken, *failures)).only(tasks)
+    suite = ProbeSuite("folder", clips, kept, (*broken.values(), *failures), tuple(broken))
+    return suite.only(tasks and [x for x in tasks if x.removesuffix(SUFFIX) not in broken])
 
 
 def _read_tasks(home: Path, name: str, limits: FolderLimits) -> list[ProbeTask]:

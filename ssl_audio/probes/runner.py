@@ -187,7 +187,10 @@ def probe_sources(
         "suite_fingerprint": suite.fingerprint(),
         "settings": plain(dataclasses.asdict(settings)),
         "scores": scores,
-        "failed": [name for name in names if not any(name in rows for rows in scores.values())],
+        "failed": [
+            *suite.failed,
+            *(name for name in names if not any(name in rows for rows in scores.values())),
+        ],
         "warnings": list(
             dict.fromkeys(
                 [*suite.left_out, *(line for x in entries.values() for line in x["warnings"])]

@@ -85,12 +85,18 @@ class ProbeTask:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSuite:
-    """Tasks over one set of clips; ``left_out`` has one line for each file that was not usable."""
+    """Tasks over one set of clips.
+
+    Attributes:
+        left_out: one line for each file or task that is not usable.
+        failed: names of those tasks.
+    """
 
     name: str
     clips: Mapping[str, ProbeClip]
     tasks: tuple[ProbeTask, ...]
     left_out: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def spans(self) -> dict[Span, int]:
         """Every distinct span of the tasks and its row, in a fixed order."""

@@ -50,12 +50,14 @@ class SyllableRecording:
 class SyllableCorpus:
     """Recordings by split: train for units, valid for choices, test for scores.
 
-    ``abx`` has items of phones in the test recordings, if phones are known.
+    ``abx`` has items of phones in the test recordings, if phones are known; ``problem`` says why
+    there are no recordings.
     """
 
     name: str
     splits: Mapping[str, tuple[SyllableRecording, ...]]
     abx: AbxTask | None = None
+    problem: str | None = None
 
 
 def syllable_corpora(root: str | Path, tasks: Sequence[str] | None = None) -> list[SyllableCorpus]:
@@ -66,7 +68,7 @@ def syllable_corpora(root: str | Path, tasks: Sequence[str] | None = None) -> li
         tasks: names to read; None reads all whose name begins with "syllables".
 
     Raises:
-        ValueError: neither is there, or no such task.
+        ValueError: neither is there, or none of the tasks can be used.
     """
     home = Path(root)
     if not (home / "probes").is_dir():
@@ -74,7 +76,15 @@ def syllable_corpora(root: str | Path, tasks: Sequence[str] | None = None) -> li
     found = sorted(path.parent.name for path in (home / "probes").glob(f"{TASK_PREFIX}*/test.csv"))
     if not found and tasks is None:
         raise ValueError(f"{home / 'probes'}: no task called {TASK_PREFIX}…; name one with --tasks")
-    return [folder_syllables(home, task) for task in (found if tasks is None else tasks)]
+    corpora = []
+    for task in found if tasks is None else tasks:
+        try:
+            corpora.append(folder_syllables(home, task))
+        except ValueError as error:
+            corpora.append(SyllableCorpus(task, {}, problem=str(error)))
+    if all(corpus.problem for corpus in corpora):
+        raise ValueError(corpora[0].problem)
+    return corpora
 
 
 def folder_syllables(root: str | Path, task: str) -> SyllableCorpus:

@@ -108,6 +108,8 @@ def probe_syllables(
     notes: list[str] = []
 
     def opened(name: str) -> SyllableCorpus:
+        if by_name[name].problem:
+            raise ValueError(by_name[name].problem)
         for split in ("valid", "test"):
             if not by_name[name].splits.get(split):
                 raise ValueError(f"no recordings with syllables in split {split!r}")

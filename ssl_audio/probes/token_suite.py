@@ -115,6 +115,7 @@ def probe_tokens(
         "suite": "tokens",
         "suite_fingerprint": suite.fingerprint(),
         **found,
+        "failed": [*suite.failed, *found["failed"]],
         "notes": [
             f"{tokenizer.num_codebooks} codebooks of {tokenizer.codebook_size}, means over them; "
             "statistics of the codes are of all clips, n-grams of the first codebook"

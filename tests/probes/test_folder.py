@@ -7,6 +7,9 @@ from ssl_audio import audio
 from ssl_audio.probes.folder import FolderLimits, folder_suite
 from ssl_audio.probes.runner import probe_sources
 from ssl_audio.probes.sources import LogMelFrames
+from ssl_audio.probes.table import markdown_table
+from ssl_audio.probes.token_suite import probe_tokens
+from ssl_audio.tokenizers import RandomProjectionTokenizer
 
 
 @pytest.fixture
@@ -67,6 +70,14 @@ def test_a_task_without_a_split_leaves_the_others(root):
     assert [task.name for task in suite.tasks] == ["words"]
     assert "task phones: " in suite.left_out[0]
     assert "test.csv: missing; a task needs train.csv, valid.csv and test.csv" in suite.left_out[0]
+    assert suite.failed == ("phones",)
+    asked = folder_suite(root, ["phones_boundaries", "words"])
+    assert (asked.failed, asked.left_out) == (suite.failed, suite.left_out)
+    results = probe_sources({"log-mel": LogMelFrames()}, suite)
+    assert results["failed"] == ["phones"]
+    assert "| phones | failed |" in markdown_table(results)
+    tokens = probe_tokens(RandomProjectionTokenizer(codebook_size=8), suite, None)
+    assert tokens["failed"] == ["phones"]
 
 
 def test_bad_layouts_end_in_one_line(root, tmp_path):

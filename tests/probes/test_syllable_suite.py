@@ -88,6 +88,12 @@ def test_too_few_segments_for_units_leave_boundaries(bursts, burst_corpus):
     assert "vectors for 1000 units" in results["warnings"][0]
 
 
+def test_a_corpus_that_cannot_be_read_is_a_row(bursts):
+    results = probe_syllables(bursts.Bands(), [SyllableCorpus("x", {}, problem="x: no audio")])
+    assert results["failed"] == ["x"]
+    assert results["warnings"] == ["task x: x: no audio"]
+
+
 def test_a_corpus_without_test_recordings_is_one_line(bursts, burst_corpus):
     empty = SyllableCorpus("empty", {**burst_corpus.splits, "test": ()})
     results = probe_syllables(bursts.Bands(), [empty, burst_corpus], settings=SETTINGS)
@@ -123,6 +129,14 @@ def test_corpora_of_a_folder(bursts, tmp_path):
     assert corpus.splits["test"][0].labels == ("a", "b", "c")
     with pytest.raises(ValueError, match="no demo corpus here"):
         syllable_corpora(tmp_path / "nowhere")
+    broken = tmp_path / "probes" / "syllables_y"
+    broken.mkdir()
+    (broken / "test.csv").write_text("path,label\n")
+    first, second = syllable_corpora(tmp_path)
+    assert first.problem is None
+    assert "train.csv: missing" in (second.problem or "")
+    with pytest.raises(ValueError, match=r"train\.csv: missing"):
+        syllable_corpora(tmp_path, ["syllables_y"])
 
 
 def test_the_command_and_the_stage_print_the_same_scores(bursts, tmp_path, monkeypatch, capsys):
