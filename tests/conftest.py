@@ -78,7 +78,7 @@ def on_two_ranks() -> Callable[..., str]:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def train_in() -> Callable[..., Path]:
     """``train_in(folder, name, *overrides)``: ``train.py`` in this process; the run's folder."""
     from hydra import compose, initialize_config_dir
@@ -99,6 +99,13 @@ def train_in() -> Callable[..., Path]:
         return train.run(config)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def program(train_in, tmp_path_factory):
+    """``Program`` of ``train_program.py`` in a folder of its own."""
+    parts = runpy.run_path(str(ROOT / "tests" / "train_program.py"))
+    return parts["Program"](tmp_path_factory.mktemp("program"), train_in)
 
 
 @pytest.fixture
