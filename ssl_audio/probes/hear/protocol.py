@@ -141,12 +141,13 @@ def data_splits(folds: Sequence[str], split_mode: str) -> list[DataSplit]:
 
 
 def aggregate(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """``NAME_mean`` and ``NAME_std`` (of the sample) of every score over folds."""
+    """``NAME_mean`` of every score, and ``NAME_std`` (of the sample) where there are folds."""
     summary = {}
     for name in results[0]:
         values = np.array([result[name] for result in results], dtype=np.float64)
         summary[f"{name}_mean"] = float(values.mean())
-        summary[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+        if len(values) > 1:
+            summary[f"{name}_std"] = float(values.std(ddof=1))
     return summary
 
 
