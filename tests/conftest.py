@@ -1,4 +1,5 @@
-"""Shared fixtures: golden values and recorded audio, whole runs of ``train.py``, two real ranks."""
+"""Shared fixtures: golden values, recorded audio, small encoders, whole runs of ``train.py``, two
+real ranks."""
 
 from __future__ import annotations
 
@@ -14,8 +15,42 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+
+from ssl_audio.models import BeatsEncoder, HubertEncoder, Zipformer
+from ssl_audio.models.encoder import Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    BeatsEncoder: {
+        "embed_dim": 8,
+        "encoder_layers": 2,
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 16,
+        "encoder_attention_heads": 2,
+        "conv_pos": 4,
+        "conv_pos_groups": 2,
+    },
+    HubertEncoder: {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "conv_dim": [8] * 7,
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+    },
+    Zipformer: {
+        "downsampling_factor": [1, 2],
+        "num_encoder_layers": 1,
+        "encoder_dim": 32,
+        "encoder_unmasked_dim": 16,
+        "feedforward_dim": 48,
+        "num_heads": 2,
+        "cnn_module_kernel": 7,
+        "embed_channels": [4, 4, 8],
+    },
+}
 
 
 def shared_dir(variable: str, default: Path) -> Path:
@@ -39,6 +74,13 @@ def reference_dir() -> Path:
 def data_dir() -> Path:
     """Recorded audio with probe tasks."""
     return shared_dir("SSL_AUDIO_DATA", ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session", params=SMALL, ids=lambda kind: kind.kind)
+def padding_exact(request) -> Encoder:
+    """One of the encoders whose frames do not see the batch mates."""
+    torch.manual_seed(0)
+    return request.param(**SMALL[request.param]).eval()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ssl_audio import audio
 from ssl_audio.batch import EncoderOutput, valid_mask
-from ssl_audio.models import BeatsEncoder, HubertEncoder, Zipformer
 from ssl_audio.models.encoder import Encoder
 from ssl_audio.probes import heads
 from ssl_audio.probes.suite import SPLITS, Example, ProbeClip, ProbeSuite, ProbeTask
@@ -59,45 +58,6 @@ class TinyEncoder(Encoder):
         first = self.norm(first.transpose(1, 2)).transpose(1, 2)
         second = torch.tanh(self.second(first))
         return EncoderOutput(self.out(second), lengths, (features, first, second))
-
-
-SMALL = {
-    BeatsEncoder: {
-        "embed_dim": 8,
-        "encoder_layers": 2,
-        "encoder_embed_dim": 16,
-        "encoder_ffn_embed_dim": 16,
-        "encoder_attention_heads": 2,
-        "conv_pos": 4,
-        "conv_pos_groups": 2,
-    },
-    HubertEncoder: {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "conv_dim": [8] * 7,
-        "num_conv_pos_embeddings": 4,
-        "num_conv_pos_embedding_groups": 2,
-    },
-    Zipformer: {
-        "downsampling_factor": [1, 2],
-        "num_encoder_layers": 1,
-        "encoder_dim": 32,
-        "encoder_unmasked_dim": 16,
-        "feedforward_dim": 48,
-        "num_heads": 2,
-        "cnn_module_kernel": 7,
-        "embed_channels": [4, 4, 8],
-    },
-}
-
-
-@pytest.fixture(scope="session", params=SMALL, ids=lambda kind: kind.kind)
-def padding_exact(request) -> Encoder:
-    """One of the encoders whose frames do not see the batch mates."""
-    torch.manual_seed(0)
-    return request.param(**SMALL[request.param]).eval()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Our encoders as other toolkits want them: HEAR, s3prl, X-ARES."""
