@@ -30,7 +30,7 @@ def test_short_clips_have_a_frame(padding_exact):
         assert len(layers["last"]) == 1
 
 
-def test_ten_minutes_go_through_in_windows(padding_exact, monkeypatch):
+def test_long_clips_go_through_in_windows(padding_exact, monkeypatch):
     longest = 0
     forward = type(padding_exact).forward
 
