@@ -23,7 +23,7 @@ from ssl_audio.probes.stream import BATCH_SEC, Failure, iter_features
 
 
 class FrozenEncoder(nn.Module):
-    """An encoder that stays in evaluation mode without gradients, whatever a toolkit asks for.
+    """An encoder that runs in evaluation mode without gradients, whatever mode a toolkit sets.
 
     Long clips go through it in overlapping windows (see ``probes.recordings.Windowing``); clips
     too short for a frame are padded with zeros up to their first one.
@@ -44,15 +44,8 @@ class FrozenEncoder(nn.Module):
         patches: Patches = "concat",
     ) -> None:
         super().__init__()
-        opened = source if isinstance(source, Encoder) else hub.load_encoder(source)
-        self.encoder = opened.eval().requires_grad_(False)
+        self.encoder = source if isinstance(source, Encoder) else hub.load_encoder(source)
         self.source = EncoderLayers(self.encoder, layers, patches=patches)
-
-    def train(self, mode: bool = True) -> FrozenEncoder:
-        """Toolkits that leave a model in training mode get evaluation mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
 
     def layers(self, waveforms: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """(S,) waveforms at 16 kHz to layer name -> (T, D) each, on the device of the waveforms.

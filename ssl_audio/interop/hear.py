@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssl_audio.batch import SAMPLE_RATE_HZ
 from ssl_audio.interop.frozen import FrozenEncoder
+from ssl_audio.probes.embeddings import Extraction
 from ssl_audio.probes.sources import LAST_LAYER, Patches
 
 
@@ -64,6 +65,5 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
     """(n, S) in [-1, 1] to (n, t, d) float32 frames and (n, t) their centres, milliseconds."""
     frames = model.frames(audio)
-    centres = torch.arange(frames.shape[1], device=frames.device) + 0.5
-    times_ms = 1000 * (model.source.frame_offset_sec + centres / model.source.frame_rate)
-    return frames, times_ms.expand(len(frames), -1)
+    times_ms = torch.from_numpy(Extraction(model.source).timestamps_ms(frames.shape[1]))
+    return frames, times_ms.to(frames).expand(len(frames), -1)

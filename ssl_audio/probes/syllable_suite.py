@@ -32,7 +32,7 @@ from ssl_audio.probes.sources import LogMelFrames, untrained_twin
 from ssl_audio.probes.stream import BATCH_SEC, EXTRACTOR, Failure
 from ssl_audio.probes.syllable_corpora import SyllableCorpus
 from ssl_audio.probes.syllable_segments import best_thresholds, segments_of
-from ssl_audio.probes.token_stream import TokenSequence, segmented_frames
+from ssl_audio.probes.token_stream import TokenSequence, tokenized_frames
 from ssl_audio.tokenizers import SyllableTokenizer, fit_kmeans
 from ssl_audio.tokenizers.nearest import nearest_codes
 
@@ -217,7 +217,7 @@ def _plain(tokenizer: SyllableTokenizer) -> SyllableTokenizer:
 
 def _abx(tokenizer: SyllableTokenizer | None, task: AbxTask, batch_sec: float) -> dict[str, float]:
     """Error within and across speakers."""
-    source = LogMelFrames() if tokenizer is None else segmented_frames(tokenizer)
+    source = LogMelFrames() if tokenizer is None else tokenized_frames(tokenizer)
     found = {}
     for speaker in ("within", "across"):
         scores = abx_scores(source, task, AbxSettings(speaker=speaker), batch_sec=batch_sec)

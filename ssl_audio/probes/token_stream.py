@@ -21,6 +21,7 @@ from ssl_audio.probes.metrics.token_quality import bit_rate, token_rate
 from ssl_audio.probes.recordings import Recording, Windowing
 from ssl_audio.probes.sources import LAST_LAYER, EncoderLayers
 from ssl_audio.probes.stream import BATCH_SEC, Failure, iter_features
+from ssl_audio.tokenizers.kmeans import KMeansTokenizer
 from ssl_audio.tokenizers.syllable_tokenizer import SyllableTokenizer
 from ssl_audio.tokenizers.tokenizer import Tokenizer
 
@@ -111,9 +112,10 @@ class CodeFrames:
         return {LAST_LAYER: tokens.codes.float()}, tokens.lengths
 
 
-def segmented_frames(tokenizer: SyllableTokenizer) -> EncoderLayers:
-    """The frames that the tokenizer finds its segments in."""
-    encoder, layer = tokenizer.encoder, tokenizer.layer
+def tokenized_frames(tokenizer: KMeansTokenizer | SyllableTokenizer) -> EncoderLayers:
+    """The frames that become units or segments."""
+    encoder = tokenizer.teacher if isinstance(tokenizer, KMeansTokenizer) else tokenizer.encoder
+    layer = tokenizer.layer
     name = LAST_LAYER if layer is None else str(range(encoder.num_layers + 1)[layer])
     return EncoderLayers(encoder, [name])
 
@@ -142,7 +144,7 @@ def iter_tokens(
         ValueError: as ``iter_features``.
     """
     if isinstance(tokenizer, SyllableTokenizer):
-        source: EncoderLayers | CodeFrames = segmented_frames(tokenizer)
+        source: EncoderLayers | CodeFrames = tokenized_frames(tokenizer)
     else:
         source = CodeFrames(tokenizer)
     stream = iter_features(

@@ -22,10 +22,10 @@ from ssl_audio.probes.isolation import device_of, same_random_state
 from ssl_audio.probes.recordings import Recording
 from ssl_audio.probes.runner import TRAINED, UNTRAINED
 from ssl_audio.probes.scores import VERSIONS, Record, Records, score_tasks, stored
-from ssl_audio.probes.sources import LAST_LAYER, EncoderLayers
+from ssl_audio.probes.sources import LAST_LAYER
 from ssl_audio.probes.stream import EXTRACTOR, Features, iter_features
 from ssl_audio.probes.suite import SPLITS, ProbeSuite
-from ssl_audio.probes.token_stream import CodeFrames, TokenSequence
+from ssl_audio.probes.token_stream import CodeFrames, TokenSequence, tokenized_frames
 from ssl_audio.probes.tokens import (
     agreements,
     check_codes,
@@ -193,12 +193,12 @@ class _OwnUnits(_Source):
     def records(self, name: str, part: ProbeSuite | AbxTask) -> Records:
         assert isinstance(self.tokenizer, KMeansTokenizer | SyllableTokenizer)
         if isinstance(part, AbxTask):
-            recordings: Sequence[Recording] = part.recordings
+            suite = self.suite
+            _fit_units(self.tokenizer, part.recordings)
         else:
-            recordings, self.suite = recordings_of(part, ("train",)), part
-        _fit_units(self.tokenizer, recordings)
-        self.__dict__.pop("tokens", None)  # of the row before
-        return super().records(name, part)
+            suite = part
+            _fit_units(self.tokenizer, recordings_of(part, ("train",)))
+        return _Source(self.tokenizer, suite, self.title).records(name, part)
 
 
 def _has_units(tokenizer: Tokenizer) -> bool:
@@ -215,9 +215,6 @@ def _fit_units(
     Raises:
         ValueError: fewer frames than units.
     """
-    encoder = tokenizer.teacher if isinstance(tokenizer, KMeansTokenizer) else tokenizer.encoder
-    layers = range(encoder.num_layers + 1)
-    layer = LAST_LAYER if tokenizer.layer is None else str(layers[tokenizer.layer])
     assert tokenizer.centroids is not None
     left_sec = FRAMES_PER_UNIT * len(tokenizer.centroids) / tokenizer.frame_rate
     chosen = []
@@ -225,8 +222,8 @@ def _fit_units(
         if left_sec > 0:
             chosen.append(recording)
             left_sec -= recording.duration_sec
-    found = iter_features(EncoderLayers(encoder, [layer]), chosen, pooling="none")
-    frames = (x.layers[layer] for x in found if isinstance(x, Features))
+    found = iter_features(tokenized_frames(tokenizer), chosen, pooling="none")
+    frames = (next(iter(x.layers.values())) for x in found if isinstance(x, Features))
     tokenizer.centroids.copy_(fit_kmeans(frames, len(tokenizer.centroids), seed=0))
 
 
